@@ -1,0 +1,140 @@
+//! Linux: `/proc/net/tcp` names the socket and its user, `/proc/<pid>/fd` the process that has it open.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use crate::{Holder, Process};
+
+/// The state of a listening socket in `/proc/net/tcp` (`TCP_LISTEN`).
+const LISTEN: &str = "0A";
+
+struct Socket {
+    addr: SocketAddr,
+    uid: u32,
+    inode: String,
+}
+
+pub(crate) fn holders(port: u16) -> io::Result<Vec<Holder>> {
+    let mut sockets = table(&fs::read_to_string("/proc/net/tcp")?);
+    // A kernel without IPv6 has no second table.
+    match fs::read_to_string("/proc/net/tcp6") {
+        Ok(text) => sockets.extend(table(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    sockets.retain(|socket| socket.addr.port() == port);
+    if sockets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let links: Vec<String> = sockets.iter().map(|socket| format!("socket:[{}]", socket.inode)).collect();
+    let owners = owners(&links);
+    Ok(sockets
+        .into_iter()
+        .zip(owners)
+        .map(|(socket, process)| Holder { addr: socket.addr, uid: Some(socket.uid), process })
+        .collect())
+}
+
+/// The listening sockets of a table. A line that is not understood is passed over: the format has only ever grown.
+fn table(text: &str) -> Vec<Socket> {
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (local, state, uid, inode) = (fields.get(1)?, fields.get(3)?, fields.get(7)?, fields.get(9)?);
+        (*state == LISTEN).then_some(())?;
+        Some(Socket { addr: address(local)?, uid: uid.parse().ok()?, inode: (*inode).to_owned() })
+    };
+    text.lines().skip(1).filter_map(line).collect()
+}
+
+/// `0100007F:A391`: the address in 32-bit words of the machine's own byte order, the port in plain hex.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(ip.get(8 * at..8 * at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip = match ip.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let octets: [u8; 16] = std::array::from_fn(|at| words[at / 4][at % 4]);
+            IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// For each link the process that has it open, of those whose descriptors we may see.
+fn owners(links: &[String]) -> Vec<Option<Process>> {
+    let mut found: Vec<Option<Process>> = links.iter().map(|_| None).collect();
+    let Ok(processes) = fs::read_dir("/proc") else { return found };
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+            for (link, owner) in links.iter().zip(&mut found) {
+                if owner.is_none() && target == Path::new(link) {
+                    *owner = Some(Process { pid, program: program(pid) });
+                }
+            }
+        }
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    found
+}
+
+fn program(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // A program chooses its own name; control characters in it are not for a terminal.
+    name.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn reads_addresses_as_the_kernel_writes_them() {
+        // As on a little-endian machine, whose words the kernel writes.
+        if cfg!(target_endian = "little") {
+            assert_eq!(address("0100007F:A391"), Some("127.0.0.1:41873".parse().unwrap()));
+            assert_eq!(address("00000000000000000000000001000000:0050"), Some("[::1]:80".parse().unwrap()));
+            assert_eq!(
+                address("0000000000000000FFFF00000100007F:0050"),
+                Some("127.0.0.1:80".parse().unwrap())
+            );
+        }
+        for bad in ["", ":", "0100007F", "xyz:1", "0100007F:G", "01:1"] {
+            assert_eq!(address(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn finds_every_listener_of_a_port_and_its_process() {
+        let four = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = four.local_addr().unwrap().port();
+        let other = TcpListener::bind(("127.0.0.2", port)).unwrap();
+        let mut holders = holders(port).unwrap();
+        holders.sort_by_key(|holder| holder.addr);
+        let addrs: Vec<_> = holders.iter().map(|holder| holder.addr).collect();
+        assert_eq!(addrs, [four.local_addr().unwrap(), other.local_addr().unwrap()]);
+        for holder in &holders {
+            assert_eq!(holder.process.as_ref().map(|process| process.pid), Some(std::process::id()));
+            assert!(holder.to_string().contains(&std::process::id().to_string()));
+        }
+    }
+
+    #[test]
+    fn a_port_that_nobody_holds_has_no_holder() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        assert!(holders(port).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,84 @@
+//! Messages out of an event stream, with what it takes to resume it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use thv_wire::skim::Skimmed;
+use thv_wire::sse::{EventDecoder, EventError};
+
+use crate::exchange::Body;
+use crate::failure::Failure;
+
+/// One event stream, over as many replies as it takes.
+pub(crate) struct Events {
+    body: Body,
+    decoder: EventDecoder,
+    limit: usize,
+    last_id: Option<String>,
+    retry: Option<Duration>,
+}
+
+/// What comes out of it.
+pub(crate) enum Next {
+    /// The data of an event: a message, one hopes.
+    Message(Bytes),
+    /// A message over the limit, which is gone.
+    TooLarge(Skimmed, Failure),
+    /// The reply has ended, in order or not.
+    End,
+}
+
+impl Events {
+    pub(crate) fn new(body: Body, limit: usize) -> Self {
+        Self { body, decoder: EventDecoder::new(limit), limit, last_id: None, retry: None }
+    }
+
+    /// Goes on with another reply.
+    pub(crate) fn resume(&mut self, body: Body) {
+        self.body = body;
+        self.decoder = EventDecoder::new(self.limit);
+    }
+
+    /// Where to resume; nothing if the server never gave an id, or took it back.
+    pub(crate) fn last_id(&self) -> Option<HeaderValue> {
+        HeaderValue::from_bytes(self.last_id.as_ref()?.as_bytes()).ok()
+    }
+
+    /// How long the server wants to be left alone before that.
+    pub(crate) fn retry(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// The next message.
+    pub(crate) async fn next(&mut self) -> Next {
+        loop {
+            match self.decoder.next_event() {
+                Some(Ok(event)) => {
+                    self.note_id(event.id);
+                    self.retry = event.retry.or(self.retry);
+                    let is_message = event.event.is_none_or(|name| name == "message");
+                    if let Some(data) = event.data.filter(|data| is_message && !data.is_empty()) {
+                        return Next::Message(data);
+                    }
+                }
+                Some(Err(EventError::TooLong { limit, length, id, message })) => {
+                    self.note_id(id);
+                    let failure = Failure::TooLarge { what: "answer", size: Some(length), limit };
+                    return Next::TooLarge(message, failure);
+                }
+                Some(Err(error)) => tracing::debug!(%error, "event dropped"),
+                None => match self.body.chunk().await {
+                    Ok(Some(bytes)) => self.decoder.push(&bytes),
+                    Ok(None) | Err(_) => return Next::End,
+                },
+            }
+        }
+    }
+
+    fn note_id(&mut self, id: Option<String>) {
+        if let Some(id) = id {
+            self.last_id = Some(id).filter(|id| !id.is_empty());
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! One HTTP request and its reply: what may be repeated, and when a connection is free again.
+//!
+//! A request is repeated in two cases only, both of which are certain not to have run it: no byte of it was
+//! written, or our own guard refused the key. Redirects are replies like any other.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use thv_keygen::header::{AUTH, SCHEME};
+
+use crate::failure::Failure;
+use crate::finder::Route;
+use crate::pool::{Conn, Effort, Pool, SendError, unreachable};
+use crate::target::Why;
+
+/// How often a request may meet a connection that is closed before a byte of it is written.
+const MAX_UNSENT: u32 = 3;
+
+/// A request, less what belongs to the connection (host, path, key).
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) effort: Effort,
+    /// Asked right before the request is handed to a connection: is it still wanted?
+    pub(crate) wanted: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
+impl Call<'_> {
+    fn on(&self, route: &Route) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = route.uri.clone();
+        let headers = request.headers_mut();
+        *headers = self.headers.clone();
+        headers.insert(header::HOST, route.host.clone());
+        if let Some(auth) = &route.auth {
+            headers.insert(HeaderName::from_static(AUTH), auth.clone());
+        }
+        request
+    }
+}
+
+/// The head of a reply, and its body to be read.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+}
+
+impl Reply {
+    /// Whether the body's media type is `name`, whatever its parameters.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        let value = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media = value.and_then(|value| value.split(';').next()).unwrap_or_default();
+        media.trim().eq_ignore_ascii_case(name)
+    }
+}
+
+/// A body that gives its connection back when it was read to the end, and closes it when it was not.
+pub(crate) struct Body {
+    incoming: Incoming,
+    home: Option<(Arc<Pool>, Conn)>,
+}
+
+impl Body {
+    fn new(incoming: Incoming, pool: Arc<Pool>, conn: Conn) -> Self {
+        let mut body = Self { incoming, home: Some((pool, conn)) };
+        body.go_home_if_done();
+        body
+    }
+
+    fn go_home_if_done(&mut self) {
+        if self.incoming.is_end_stream()
+            && let Some((pool, conn)) = self.home.take()
+        {
+            pool.give_back(conn);
+        }
+    }
+
+    /// The next bytes, nothing at the end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let Some(frame) = self.incoming.frame().await else {
+                self.go_home_if_done();
+                return Ok(None);
+            };
+            let frame = frame.map_err(|error| {
+                tracing::debug!(%error, "reply broke off");
+                Failure::Lost
+            })?;
+            self.go_home_if_done();
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// The whole body, up to `limit` bytes.
+    pub(crate) async fn collect(mut self, limit: usize) -> Result<Bytes, Failure> {
+        let too_large = |size| Failure::TooLarge { what: "answer", size, limit };
+        let expected = self.incoming.size_hint().exact();
+        if expected.is_some_and(|size| size > limit as u64) {
+            return Err(too_large(expected));
+        }
+        let mut first = self.chunk().await?.unwrap_or_default();
+        let mut all = BytesMut::new();
+        while first.len() + all.len() <= limit {
+            let Some(more) = self.chunk().await? else {
+                return Ok(if all.is_empty() { first } else { all.freeze() });
+            };
+            if all.is_empty() {
+                all.reserve(expected.map_or(first.len() + more.len(), |size| size as usize));
+                all.extend_from_slice(&std::mem::take(&mut first));
+            }
+            all.extend_from_slice(&more);
+        }
+        Err(too_large(None))
+    }
+}
+
+impl Pool {
+    /// Sends a request and waits for the head of its reply.
+    pub(crate) async fn exchange(self: &Arc<Self>, call: &Call<'_>) -> Result<Reply, Failure> {
+        let mut refused = false;
+        let mut unsent = 0;
+        loop {
+            let mut conn = self.take(call.effort).await?;
+            if !(call.wanted)() {
+                self.give_back(conn);
+                return Err(Failure::Withdrawn);
+            }
+            let response = match conn.send(call.on(&conn.route)).await {
+                Ok(response) => response,
+                Err(SendError::Sent) => return Err(Failure::Lost),
+                Err(SendError::NotSent) if unsent < MAX_UNSENT => {
+                    unsent += 1;
+                    self.drop_idle();
+                    continue;
+                }
+                Err(SendError::NotSent) => {
+                    return Err(unreachable(&conn.route, &"it closes every connection"));
+                }
+            };
+            if is_our_refusal(&response) {
+                if refused {
+                    return Err(Failure::KeyRefused(conn.route.name.clone()));
+                }
+                refused = true;
+                // The answer counts also when it names the same key again: whoever refused may have learned it
+                // meanwhile. The connection does not: it was proved with the key that is being replaced.
+                self.finder.ask(Why::Refused, conn.route.generation).await?;
+                continue;
+            }
+            let (parts, incoming) = response.into_parts();
+            let body = Body::new(incoming, Arc::clone(self), conn);
+            return Ok(Reply { status: parts.status, headers: parts.headers, body });
+        }
+    }
+}
+
+/// Whether this is the 401 of a supervisor's guard, which forwards nothing before it has seen the key.
+fn is_our_refusal(response: &Response<Incoming>) -> bool {
+    response.status() == StatusCode::UNAUTHORIZED
+        && response.headers().get_all(header::WWW_AUTHENTICATE).iter().any(|value| {
+            let scheme = value.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+            scheme.eq_ignore_ascii_case(SCHEME.as_bytes())
+        })
+}

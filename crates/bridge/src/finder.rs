@@ -1,0 +1,208 @@
+//! The route to the workload: asked for once, shared by all, asked for anew by one for all.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderValue, Uri};
+use thv_keygen::{Name, SharedKey};
+use thv_wire::code::Reason;
+use tokio::sync::Mutex;
+
+use crate::target::{Locate, LocateError, Target, Why};
+
+/// A target in the form in which connections need it.
+pub(crate) struct Route {
+    /// Counts answers of [`Locate`]; a connection on an older route is used for nothing new.
+    pub(crate) generation: u64,
+    pub(crate) addr: SocketAddr,
+    pub(crate) name: Name,
+    pub(crate) key: Option<SharedKey>,
+    pub(crate) host: HeaderValue,
+    pub(crate) uri: Uri,
+    /// The key's text form, marked sensitive; its memory is zeroized with the last copy.
+    pub(crate) auth: Option<HeaderValue>,
+}
+
+impl Route {
+    fn new(target: Target, generation: u64) -> Result<Self, LocateError> {
+        let Target { addr, path, name, key } = target;
+        let unusable =
+            || LocateError::new(Reason::NotRunning, format!("\"{name}\" has no usable endpoint path"));
+        if !path.starts_with('/') {
+            return Err(unusable());
+        }
+        let uri = Uri::try_from(path).map_err(|_| unusable())?;
+        let host = HeaderValue::try_from(addr.to_string()).map_err(|_| unusable())?;
+        let auth = match &key {
+            Some(key) => {
+                let text = Bytes::from_owner(key.expose_text());
+                let mut value = HeaderValue::from_maybe_shared(text).map_err(|_| unusable())?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
+        Ok(Self { generation, addr, name, key, host, uri, auth })
+    }
+}
+
+/// [`Locate`] behind a pointer, so that nothing else here is generic over it.
+trait Ask: Send + Sync {
+    fn ask(&self, why: Why) -> Pin<Box<dyn Future<Output = Result<Target, LocateError>> + Send + '_>>;
+}
+
+impl<L: Locate> Ask for L {
+    fn ask(&self, why: Why) -> Pin<Box<dyn Future<Output = Result<Target, LocateError>> + Send + '_>> {
+        Box::pin(self.locate(why))
+    }
+}
+
+/// The one place that asks [`Locate`].
+pub(crate) struct Finder {
+    locate: Box<dyn Ask>,
+    /// How often an answer came, errors included. Written under the lock, read without it.
+    answers: AtomicU64,
+    latest: Mutex<Option<Result<Arc<Route>, LocateError>>>,
+}
+
+impl Finder {
+    pub(crate) fn new(locate: impl Locate) -> Self {
+        Self { locate: Box::new(locate), answers: AtomicU64::new(0), latest: Mutex::new(None) }
+    }
+
+    /// Counts the answers so far. A route of another generation is out of date.
+    pub(crate) fn generation(&self) -> u64 {
+        self.answers.load(Ordering::Acquire)
+    }
+
+    /// The current route; asks if there is none.
+    pub(crate) async fn route(&self) -> Result<Arc<Route>, LocateError> {
+        let seen = self.generation();
+        match &*self.latest.lock().await {
+            Some(Ok(route)) => return Ok(route.clone()),
+            Some(Err(error)) if self.generation() != seen => return Err(error.clone()),
+            _ => {}
+        }
+        self.ask(Why::Start, seen).await
+    }
+
+    /// The current route without asking for one.
+    pub(crate) async fn known(&self) -> Option<Arc<Route>> {
+        self.latest.lock().await.as_ref()?.as_ref().ok().cloned()
+    }
+
+    /// Asks anew, unless somebody did since generation `seen`; then that answer counts, errors included, so
+    /// that sixty waiting requests do not ask a locked keychain sixty times.
+    pub(crate) async fn ask(&self, why: Why, seen: u64) -> Result<Arc<Route>, LocateError> {
+        let mut latest = self.latest.lock().await;
+        if self.generation() != seen
+            && let Some(answer) = &*latest
+        {
+            return answer.clone();
+        }
+        let found = self.locate.ask(why).await;
+        let generation = self.generation() + 1;
+        let answer = found.and_then(|target| Route::new(target, generation)).map(Arc::new);
+        match &answer {
+            Ok(route) => {
+                tracing::debug!(?why, addr = %route.addr, key_id = ?route.key.as_ref().map(SharedKey::id), "located");
+            }
+            Err(error) => tracing::debug!(?why, reason = error.reason.as_str(), "not located"),
+        }
+        *latest = Some(answer.clone());
+        self.answers.store(generation, Ordering::Release);
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as Plain;
+
+    use super::*;
+
+    /// Answers with the next of its list, after a moment, and counts.
+    struct Script {
+        answers: Plain<Vec<Result<Target, LocateError>>>,
+        asked: Arc<Plain<Vec<Why>>>,
+    }
+
+    impl Locate for Script {
+        async fn locate(&self, why: Why) -> Result<Target, LocateError> {
+            self.asked.lock().unwrap().push(why);
+            tokio::task::yield_now().await;
+            self.answers.lock().unwrap().remove(0)
+        }
+    }
+
+    fn target(port: u16) -> Target {
+        Target {
+            addr: ([127, 0, 0, 1], port).into(),
+            path: "/mcp".into(),
+            name: Name::parse("time").unwrap(),
+            key: Some(SharedKey::from_bytes([1; 32])),
+        }
+    }
+
+    fn finder(answers: Vec<Result<Target, LocateError>>) -> (Finder, Arc<Plain<Vec<Why>>>) {
+        let asked = Arc::default();
+        (Finder::new(Script { answers: Plain::new(answers), asked: Arc::clone(&asked) }), asked)
+    }
+
+    fn locked() -> LocateError {
+        LocateError::new(Reason::KeychainLocked, "locked")
+    }
+
+    #[tokio::test]
+    async fn those_who_ask_at_once_share_an_answer() {
+        let (finder, asked) = finder(vec![Ok(target(1)), Ok(target(2))]);
+        let (a, b) = tokio::join!(finder.route(), finder.route());
+        assert_eq!(a.unwrap().generation, b.unwrap().generation);
+        let seen = finder.generation();
+        let (a, b) = tokio::join!(finder.ask(Why::Refused, seen), finder.ask(Why::Refused, seen));
+        assert_eq!((a.unwrap().addr.port(), b.unwrap().addr.port()), (2, 2));
+        assert_eq!(*asked.lock().unwrap(), [Why::Start, Why::Refused]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_shared_by_those_who_waited_and_not_kept_for_later_ones() {
+        let (finder, asked) = finder(vec![Err(locked()), Ok(target(1))]);
+        let (a, b) = tokio::join!(finder.route(), finder.route());
+        assert_eq!((a.err(), b.err()), (Some(locked()), Some(locked())));
+        assert!(finder.known().await.is_none());
+        assert!(finder.route().await.is_ok());
+        assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_old_question_gets_the_newer_answer() {
+        let (finder, asked) = finder(vec![Ok(target(1)), Ok(target(2))]);
+        let first = finder.route().await.unwrap();
+        finder.ask(Why::Unreachable, first.generation).await.unwrap();
+        let again = finder.ask(Why::Unreachable, first.generation).await.unwrap();
+        assert_eq!(again.addr.port(), 2);
+        assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_none_is_refused() {
+        for path in ["", "mcp", "/a b", "http://elsewhere/mcp"] {
+            let (finder, _) = finder(vec![Ok(Target { path: path.into(), ..target(1) })]);
+            assert!(finder.route().await.is_err(), "{path:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_key_is_sensitive() {
+        let (finder, _) = finder(vec![Ok(target(1))]);
+        let route = finder.route().await.unwrap();
+        let auth = route.auth.clone().unwrap();
+        assert!(auth.is_sensitive());
+        assert_eq!(auth.as_bytes(), SharedKey::from_bytes([1; 32]).expose_text().as_bytes());
+        assert_eq!(format!("{auth:?}"), "Sensitive");
+    }
+}

@@ -1,0 +1,77 @@
+//! Notifications and the client's own answers: sent one after the other, each when its predecessor was
+//! accepted, so that they arrive in the order in which the client wrote them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
+
+use crate::gate::{Gate, Opener};
+use crate::pending::{UnderWay, Withdrawal};
+use crate::relay::Relay;
+
+/// How long a server may take to accept a message before the next one is sent all the same: a server that
+/// forgets one must not silence the client for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One message that nobody answers.
+pub(crate) struct Item {
+    pub(crate) body: Bytes,
+    pub(crate) kind: ItemKind,
+    pub(crate) gate: Gate,
+    /// Opened when the message was accepted, or could not be delivered.
+    pub(crate) opens: Option<Opener>,
+    /// The request that it cancels.
+    pub(crate) cancels: Option<Withdrawal>,
+    pub(crate) under_way: UnderWay,
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ItemKind {
+    /// `notifications/initialized`: once it is accepted, the server may be asked for its stream.
+    Initialized,
+    /// Any other notification.
+    Notification,
+    /// The client's answer to a request of the server's. A new session knows nothing of that request.
+    Response,
+}
+
+impl Relay {
+    /// Sends what comes in, in order, until the channel closes.
+    pub(crate) async fn run_ordered(self: Arc<Self>, mut items: mpsc::UnboundedReceiver<Item>) {
+        while let Some(item) = items.recv().await {
+            item.gate.passed().await;
+            if timeout(PATIENCE, self.send_ordered(&item)).await.is_err() {
+                tracing::warn!(kind = ?item.kind, "the server did not accept a message in time");
+            }
+            // Whatever became of it, those who waited for it go on now.
+            drop((item.opens, item.cancels, item.under_way, item.room));
+        }
+    }
+
+    async fn send_ordered(&self, item: &Item) {
+        let session = self.session.current();
+        let mut outcome = self.pool.exchange(&self.post(&session, item.body.clone())).await;
+        if let Ok(reply) = &outcome
+            && reply.status == StatusCode::NOT_FOUND
+            && session.id.is_some()
+            && item.kind == ItemKind::Notification
+            && self.renew(session.generation).await.is_ok()
+        {
+            outcome = self.pool.exchange(&self.post(&self.session.current(), item.body.clone())).await;
+        }
+        match outcome {
+            Ok(reply) if reply.status.is_success() => {
+                if item.kind == ItemKind::Initialized {
+                    self.session.open();
+                }
+            }
+            Ok(reply) => tracing::warn!(kind = ?item.kind, status = %reply.status, "message refused"),
+            Err(failure) => tracing::warn!(kind = ?item.kind, %failure, "message not delivered"),
+        }
+    }
+}

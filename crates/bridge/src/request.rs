@@ -1,0 +1,235 @@
+//! The life of one request: sent, its reply read whatever form it has, taken up again where that is allowed,
+//! and answered in any case.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{Method, StatusCode};
+use thv_wire::header::SESSION_ID;
+use thv_wire::message::{Id, Incoming, Kind, peek};
+use thv_wire::skim::Skimmed;
+use thv_wire::sse;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+
+use crate::events::{Events, Next};
+use crate::exchange::{Call, Reply};
+use crate::failure::Failure;
+use crate::gate::{Gate, Opener};
+use crate::pending::Expected;
+use crate::pool::Effort;
+use crate::relay::{Initialize, Relay};
+use crate::session::Session;
+
+/// How long a stream may go on after its last answer. The server should end it (MCP, `basic/transports`).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The pause before a broken stream is resumed where the server names none.
+const RESUME_AFTER: Duration = Duration::from_millis(250);
+
+/// How many attempts to resume may fail in a row.
+const MAX_MISSES: u32 = 5;
+
+/// The longest body of an HTTP error that is looked at.
+const MAX_ERROR: usize = 1024 * 1024;
+
+/// One request, or a batch with requests in it.
+pub(crate) struct Job {
+    pub(crate) body: Bytes,
+    pub(crate) expected: Vec<Expected>,
+    /// Set if this is the client's `initialize`.
+    pub(crate) initialize: Option<Initialize>,
+    pub(crate) gate: Gate,
+    /// Opened when the request is answered.
+    pub(crate) opens: Option<Opener>,
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+impl Relay {
+    /// Gets a request answered.
+    pub(crate) async fn run_request(self: Arc<Self>, mut job: Job) {
+        let opens = job.opens.take();
+        let initialize = job.initialize.take();
+        let mut work = pin!(self.work(&job, initialize));
+        let settled = async {
+            for expected in &job.expected {
+                expected.settled().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = &mut work => return,
+            () = settled => drop(opens),
+        }
+        if !job.expected.iter().all(Expected::is_withdrawn) {
+            // Reading to the end keeps the connection.
+            let _ = timeout(LINGER, work).await;
+        }
+    }
+
+    async fn work(&self, job: &Job, initialize: Option<Initialize>) {
+        job.gate.passed().await;
+        // The semaphore is never closed.
+        let _slot = self.slots.acquire().await;
+        if let Err(failure) = Box::pin(self.send_and_receive(job, initialize)).await {
+            for expected in &job.expected {
+                self.fail(&expected.id, &failure).await;
+            }
+        }
+    }
+
+    async fn send_and_receive(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
+        let wanted = || !job.expected.iter().all(Expected::is_withdrawn);
+        let post = |session: &Session| Call { wanted: &wanted, ..self.post(session, job.body.clone()) };
+        let mut session = if initialize.is_some() { Session::default() } else { self.session.current() };
+        let mut reply = self.pool.exchange(&post(&session)).await?;
+        if reply.status == StatusCode::NOT_FOUND && session.id.is_some() {
+            match self.renew(session.generation).await {
+                Ok(()) => {
+                    session = self.session.current();
+                    reply = self.pool.exchange(&post(&session)).await?;
+                }
+                Err(Some(failure)) => return Err(failure),
+                Err(None) => {}
+            }
+        }
+        let initialize = initialize.map(|initialize| {
+            session.id = reply.headers.get(SESSION_ID).cloned();
+            Initialize { session: session.id.clone(), ..initialize }
+        });
+        if !reply.status.is_success() {
+            self.receive_error(reply, job).await
+        } else if reply.is(sse::MEDIA_TYPE) {
+            self.receive_stream(reply, job, &session, initialize.as_ref()).await
+        } else {
+            self.receive_json(reply, job, initialize.as_ref()).await
+        }
+    }
+
+    fn is_waiting(&self, job: &Job) -> bool {
+        job.expected.iter().any(|expected| self.pending.contains(&expected.id))
+    }
+
+    async fn receive_json(
+        &self,
+        reply: Reply,
+        job: &Job,
+        initialize: Option<&Initialize>,
+    ) -> Result<(), Failure> {
+        let status = reply.status;
+        let body = reply.body.collect(self.options.max_answer_bytes).await?;
+        self.deliver_or_adopt(body, job, initialize).await;
+        if self.is_waiting(job) { Err(Failure::Http { status, what: "no answer in it" }) } else { Ok(()) }
+    }
+
+    async fn receive_error(&self, reply: Reply, job: &Job) -> Result<(), Failure> {
+        let status = reply.status;
+        // A body that is too long or breaks off is none: the status is known and says enough.
+        if let Ok(body) = reply.body.collect(MAX_ERROR.min(self.options.max_answer_bytes)).await {
+            self.deliver_or_adopt(body, job, None).await;
+        }
+        if self.is_waiting(job) { Err(Failure::Http { status, what: "" }) } else { Ok(()) }
+    }
+
+    /// Delivers a body. An error in it under no id, or a stranger's, is about the request that it replies to:
+    /// a server that could not or would not read the request has no better id to give.
+    async fn deliver_or_adopt(&self, body: Bytes, job: &Job, initialize: Option<&Initialize>) {
+        if body.is_empty() {
+            return;
+        }
+        let error = match peek(&body) {
+            Ok(Incoming::One(seen)) if seen.kind == Kind::Response => {
+                let is_ours = seen.id.is_some_and(|id| job.expected.iter().any(|expected| expected.id == id));
+                seen.error.filter(|_| !is_ours).map(|error| body.slice_ref(error.get().as_bytes()))
+            }
+            _ => None,
+        };
+        let Some(error) = error else { return self.deliver(body, initialize).await };
+        for expected in &job.expected {
+            self.answer(&expected.id, with_id(&expected.id, &error)).await;
+        }
+    }
+
+    async fn receive_stream(
+        &self,
+        reply: Reply,
+        job: &Job,
+        session: &Session,
+        initialize: Option<&Initialize>,
+    ) -> Result<(), Failure> {
+        let mut events = Events::new(reply.body, self.options.max_answer_bytes);
+        loop {
+            match events.next().await {
+                Next::Message(message) => self.deliver(message, initialize).await,
+                Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
+                Next::End if !self.is_waiting(job) => return Ok(()),
+                Next::End => self.resume(&mut events, session).await?,
+            }
+        }
+    }
+
+    /// Answers the request whose answer was too large to be kept.
+    pub(crate) async fn fail_skimmed(&self, message: &Skimmed, failure: &Failure) {
+        match message {
+            Skimmed { kind: Some(Kind::Response), id: Some(id) } => self.fail(id, failure).await,
+            _ => tracing::warn!(%failure, "message dropped"),
+        }
+    }
+
+    /// Takes a stream up again that ended before its answer (MCP 2025-11-25, "Resumability and Redelivery").
+    /// From here on everything that goes wrong is a lost connection: the request was sent.
+    async fn resume(&self, events: &mut Events, session: &Session) -> Result<(), Failure> {
+        let mut pause = RESUME_AFTER;
+        for _ in 0..MAX_MISSES {
+            let last_id = events.last_id().ok_or(Failure::Lost)?;
+            sleep(events.retry().unwrap_or(pause)).await;
+            let call = Call {
+                method: Method::GET,
+                headers: session.get(Some(last_id)),
+                body: Bytes::new(),
+                effort: Effort::Follow,
+                wanted: &|| true,
+            };
+            match self.pool.exchange(&call).await {
+                Ok(reply) if reply.status == StatusCode::OK && reply.is(sse::MEDIA_TYPE) => {
+                    events.resume(reply.body);
+                    return Ok(());
+                }
+                Ok(reply) if reply.status.is_server_error() => {}
+                Ok(_) => return Err(Failure::Lost),
+                Err(Failure::Lost | Failure::Unreachable { .. }) => {}
+                Err(_) => return Err(Failure::Lost),
+            }
+            pause *= 2;
+        }
+        Err(Failure::Lost)
+    }
+}
+
+/// An error response of the server's under another id; the error itself as it came.
+fn with_id(id: &Id, error: &[u8]) -> Bytes {
+    let mut answer = BytesMut::with_capacity(error.len() + id.as_json().len() + 40);
+    answer.put_slice(br#"{"jsonrpc":"2.0","id":"#);
+    answer.put_slice(id.as_json().as_bytes());
+    answer.put_slice(br#","error":"#);
+    answer.put_slice(error);
+    answer.put_u8(b'}');
+    thv_wire::lines::to_line(answer.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adopted_error_keeps_its_bytes() {
+        let answer =
+            with_id(&Id::string("a\"b"), b"{\"code\": -32601,\n\"message\":\"\\u0041\",\"data\":1.0}");
+        assert_eq!(
+            &answer[..],
+            br#"{"jsonrpc":"2.0","id":"a\"b","error":{"code": -32601, "message":"\u0041","data":1.0}}"#
+        );
+    }
+}

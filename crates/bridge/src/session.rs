@@ -1,0 +1,148 @@
+//! The MCP session: what every request after `initialize` has to carry, and what it takes to begin it anew.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use thv_wire::header::{LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID};
+use tokio::sync::watch;
+
+/// What the answer to `initialize` said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Session {
+    /// Counts sessions; 0 before the first.
+    pub(crate) generation: u64,
+    pub(crate) id: Option<HeaderValue>,
+    pub(crate) version: Option<HeaderValue>,
+    /// The server has accepted `notifications/initialized`: it may be asked for its stream.
+    pub(crate) open: bool,
+}
+
+impl Session {
+    fn add_to(&self, headers: &mut HeaderMap) {
+        if let Some(id) = &self.id {
+            headers.insert(SESSION_ID, id.clone());
+        }
+        if let Some(version) = &self.version {
+            headers.insert(PROTOCOL_VERSION, version.clone());
+        }
+    }
+
+    /// The fields of a POST.
+    pub(crate) fn post(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        self.add_to(&mut headers);
+        headers
+    }
+
+    /// The fields of a GET, for the server's own stream or to take up a broken one.
+    pub(crate) fn get(&self, last_event: Option<HeaderValue>) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if let Some(id) = last_event {
+            headers.insert(LAST_EVENT_ID, id);
+        }
+        self.add_to(&mut headers);
+        headers
+    }
+
+    /// The fields of a DELETE; nothing if there is no session to end.
+    pub(crate) fn delete(&self) -> Option<HeaderMap> {
+        self.id.as_ref()?;
+        let mut headers = HeaderMap::new();
+        self.add_to(&mut headers);
+        Some(headers)
+    }
+}
+
+/// The current session, and how to begin another.
+pub(crate) struct Sessions {
+    current: watch::Sender<Session>,
+    /// The parameters of the client's own `initialize`, once it was answered.
+    params: Mutex<Option<Bytes>>,
+    /// Held by the one who begins a lost session anew.
+    pub(crate) renewing: tokio::sync::Mutex<()>,
+    /// How often that was tried.
+    pub(crate) attempts: AtomicU64,
+}
+
+impl Sessions {
+    pub(crate) fn new() -> Self {
+        Self {
+            current: watch::Sender::new(Session::default()),
+            params: Mutex::default(),
+            renewing: tokio::sync::Mutex::default(),
+            attempts: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn current(&self) -> Session {
+        self.current.borrow().clone()
+    }
+
+    /// To be told when the session changes.
+    pub(crate) fn watch(&self) -> watch::Receiver<Session> {
+        self.current.subscribe()
+    }
+
+    /// The client's `initialize` was answered.
+    pub(crate) fn begin(&self, id: Option<HeaderValue>, version: Option<&str>, params: Option<Bytes>) {
+        *self.params.lock().unwrap_or_else(PoisonError::into_inner) = params;
+        let version = version.and_then(|version| HeaderValue::from_str(version).ok());
+        self.replace(id, version, false);
+    }
+
+    /// The server accepted `notifications/initialized`.
+    pub(crate) fn open(&self) {
+        self.current.send_modify(|session| session.open = true);
+    }
+
+    /// A lost session was begun anew.
+    pub(crate) fn replace(&self, id: Option<HeaderValue>, version: Option<HeaderValue>, open: bool) {
+        self.current.send_modify(|session| {
+            let generation = session.generation + 1;
+            *session = Session { generation, id, version, open };
+        });
+    }
+
+    /// The parameters to begin a session anew with.
+    pub(crate) fn params(&self) -> Option<Bytes> {
+        self.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn carries_nothing_before_initialize_and_all_after_it() {
+        let sessions = Sessions::new();
+        let before = sessions.current();
+        assert!(!before.post().contains_key(SESSION_ID) && !before.post().contains_key(PROTOCOL_VERSION));
+        assert!(before.delete().is_none());
+
+        sessions.begin(Some(HeaderValue::from_static("s")), Some("2025-06-18"), None);
+        let after = sessions.current();
+        for headers in [after.post(), after.get(None), after.delete().unwrap()] {
+            assert_eq!(
+                (&headers[SESSION_ID], &headers[PROTOCOL_VERSION]),
+                (&"s".parse().unwrap(), &"2025-06-18".parse().unwrap())
+            );
+        }
+        assert_eq!(after.generation, before.generation + 1);
+        assert!(!after.open);
+        sessions.open();
+        assert!(sessions.current().open);
+    }
+
+    #[test]
+    fn a_version_that_no_header_can_carry_is_not_sent() {
+        let sessions = Sessions::new();
+        sessions.begin(None, Some("2025\r\nx: y"), None);
+        assert_eq!(sessions.current().version, None);
+    }
+}

@@ -1,0 +1,177 @@
+//! `thv list`: what there is and what of it runs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use thv_workload::registry::{self, Workload};
+use thv_workload::status::State;
+
+use super::damaged;
+use crate::args::{Format, List};
+use crate::environment::Environment;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::say;
+
+/// One row of `--format json`. Fields are added, never renamed or removed.
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    status: &'a str,
+    desired: &'a str,
+    url: String,
+    port: u16,
+    transport_type: &'a str,
+    proxy_mode: &'a str,
+    package: String,
+    runtime: &'a str,
+    remote: bool,
+    pid: Option<u32>,
+    created_at: &'a str,
+    started_at: Option<&'a str>,
+    status_context: &'a str,
+    sessions: Option<usize>,
+    labels: &'a std::collections::BTreeMap<String, String>,
+    shared_key_auth: Option<KeyRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct KeyRow<'a> {
+    enabled: bool,
+    key_id: Option<&'a str>,
+    rotated_at: Option<&'a str>,
+    key_rotation_days: i64,
+}
+
+/// Lists workloads. A damaged one is reported and does not hide the others.
+pub fn list(environment: &Environment, args: &List) -> Outcome {
+    let home = environment.checked_home()?;
+    let labels: Vec<(&str, &str)> = args
+        .labels
+        .iter()
+        .map(|label| {
+            label.split_once('=').ok_or_else(|| {
+                Failure::new(Exit::Usage, format!("{label} is not a label")).hint("write it as NAME=VALUE")
+            })
+        })
+        .collect::<Outcome<_>>()?;
+
+    let names = registry::names(home)
+        .map_err(|error| Failure::new(Exit::Failed, "cannot list the workloads").because(&error))?;
+    let mut outcome = Ok(());
+    let mut found = Vec::new();
+    for name in &names {
+        match registry::load(home, name) {
+            Ok(Some(workload)) if shown(&workload, args.all, &labels) => found.push(workload),
+            Ok(_) => {}
+            Err(error) => outcome = outcome.and(Err(damaged(name, &error))),
+        }
+    }
+    match args.format {
+        Format::Json => say::data(&json(&found)?),
+        Format::Text if found.is_empty() => say::talk(match names.is_empty() {
+            true => "there are no workloads yet; thv run starts one",
+            false => "no workload runs; thv list --all shows the others",
+        }),
+        Format::Text => say::data(&text(&found)),
+    }
+    outcome
+}
+
+fn shown(workload: &Workload, all: bool, labels: &[(&str, &str)]) -> bool {
+    let up = !matches!(workload.status.status, State::Stopped | State::Error);
+    let has =
+        |(key, value): &(&str, &str)| workload.config.container_labels.get(*key).is_some_and(|v| v == value);
+    (all || up) && labels.iter().all(has)
+}
+
+fn json(workloads: &[Workload]) -> Outcome<String> {
+    let rows: Vec<Row<'_>> = workloads.iter().map(row).collect();
+    let mut text = serde_json::to_string_pretty(&rows)
+        .map_err(|error| Failure::new(Exit::Failed, "cannot write the list as JSON").because(&error))?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn row(workload: &Workload) -> Row<'_> {
+    let Workload { name, config, status } = workload;
+    let key = status.key.as_ref();
+    Row {
+        name: name.as_str(),
+        status: status.status.as_str(),
+        desired: status.desired.as_str(),
+        url: url(workload),
+        port: status.port,
+        transport_type: config.transport.as_str(),
+        proxy_mode: "streamable-http",
+        package: config.package(),
+        runtime: if config.remote_url.is_some() { "remote" } else { "process" },
+        remote: config.remote_url.is_some(),
+        pid: status.supervisor.map(|process| process.pid),
+        created_at: &config.created_at,
+        started_at: status.started_at.as_deref(),
+        status_context: &status.status_context,
+        sessions: None,
+        labels: &config.container_labels,
+        shared_key_auth: config.shared_key_auth.as_ref().map(|auth| KeyRow {
+            enabled: auth.enabled,
+            key_id: key.map(|key| key.id.as_str()),
+            rotated_at: key.map(|key| key.rotated_at.as_str()),
+            key_rotation_days: auth.key_rotation_days,
+        }),
+    }
+}
+
+/// Where clients find the workload.
+pub fn url(workload: &Workload) -> String {
+    endpoint(&workload.config.host, workload.status.port)
+}
+
+/// The URL of an endpoint, with the brackets that an IPv6 address needs.
+pub fn endpoint(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("http://[{host}]:{port}/mcp")
+    } else {
+        format!("http://{host}:{port}/mcp")
+    }
+}
+
+fn text(workloads: &[Workload]) -> String {
+    let rows: Vec<[String; 4]> = workloads.iter().map(cells).collect();
+    let heads = ["NAME", "STATUS", "URL", "LOCK"].map(str::to_owned);
+    let width =
+        |column: usize| rows.iter().chain([&heads]).map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2)];
+    let mut out = String::new();
+    for row in [&heads].into_iter().chain(&rows) {
+        let _ = writeln!(
+            out,
+            "{:<a$}  {:<b$}  {:<c$}  {}",
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            a = widths[0],
+            b = widths[1],
+            c = widths[2]
+        );
+    }
+    out
+}
+
+fn cells(workload: &Workload) -> [String; 4] {
+    [
+        workload.name.to_string(),
+        workload.status.status.as_str().to_owned(),
+        url(workload),
+        lock_state(workload.config.is_locked(), workload.status.key.as_ref().map(|key| key.id.as_str())),
+    ]
+}
+
+/// `key <id>` for a locked workload, `open` for one without a lock.
+pub fn lock_state(locked: bool, key: Option<&str>) -> String {
+    match (locked, key) {
+        (false, _) => "open".to_owned(),
+        (true, Some(id)) => format!("key {id}"),
+        (true, None) => "locked".to_owned(),
+    }
+}

@@ -1,0 +1,57 @@
+//! `thv rm`: a workload goes, with its keys and its logs.
+
+use std::time::{Duration, SystemTime};
+
+use thv_keygen::Name;
+use thv_workload::creation::{self, CreationError};
+use thv_workload::home::Home;
+use thv_workload::registry;
+
+use super::stop::end;
+use super::{lock, not_found, one_by_one};
+use crate::args::Rm;
+use crate::environment::Environment;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::keys::{self, KeyVault};
+use crate::say;
+
+/// How long a supervisor may take to end before it is told to by a signal.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Everything that is there, half made and half removed workloads too.
+fn all(home: &Home) -> Outcome<Vec<Name>> {
+    registry::names(home)
+        .map_err(|error| Failure::new(Exit::Failed, "cannot list the workloads").because(&error))
+}
+
+/// Removes workloads, running ones too.
+pub fn rm(environment: &Environment, args: &Rm) -> Outcome {
+    let home = environment.prepared_home()?;
+    let names = if args.all { all(home)? } else { args.names.clone() };
+    let vault = KeyVault::open(home);
+    one_by_one(&names, |name| {
+        let lock = lock(home, name)?;
+        let there = registry::check(home, name).map_err(|error| {
+            Failure::new(Exit::Refused, format!("workload {name} cannot be removed")).because(&error)
+        })?;
+        if !there {
+            // Of all there are, one may have been removed by somebody else.
+            return if args.all { Ok(()) } else { Err(not_found(home, name)) };
+        }
+        end(home, &lock, PATIENCE, false)?;
+        let kept = registry::keep_damaged(home, &lock, SystemTime::now()).map_err(|error| {
+            Failure::new(Exit::Failed, format!("the damaged files of {name} cannot be kept")).because(&error)
+        })?;
+        for path in kept {
+            say::talk(&format!("kept a damaged file of {name} as {}", path.display()));
+        }
+        creation::remove(home, &lock, &vault).map_err(|error| match error {
+            CreationError::Keys(error) => keys::failed("cannot delete the keys", name, &error),
+            error => Failure::new(Exit::Failed, format!("workload {name} cannot be removed in full"))
+                .because(&error)
+                .hint(format!("mend what stands in the way, then run thv rm {name} again")),
+        })?;
+        say::talk(&format!("removed {name}"));
+        Ok(())
+    })
+}

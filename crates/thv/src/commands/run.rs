@@ -1,0 +1,310 @@
+//! `thv run`: a new workload.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::SystemTime;
+
+use thv_workload::config::{RunConfig, SCHEMA_VERSION, SharedKeyAuth, Transport};
+use thv_workload::creation::{Creation, CreationError};
+use thv_workload::server::may_pass;
+use thv_workload::status::timestamp;
+
+use super::lock;
+use super::source::{self, Source};
+use crate::args::Run;
+use crate::ask;
+use crate::detach;
+use crate::environment::Environment;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::keys::{self, KeyVault};
+use crate::say;
+use crate::supervise::{self, Order};
+
+/// Creates a workload and lets it run, all or nothing.
+pub fn run(environment: &Environment, args: &Run, debug: bool) -> Outcome {
+    let config = match &args.from_config {
+        Some(path) => from_file(environment, args, path)?,
+        None => from_args(environment, args)?,
+    };
+    let name =
+        &config.name().map_err(|error| Failure::new(Exit::Usage, "this cannot be run").because(&error))?;
+    let home = environment.prepared_home()?;
+    let lock = lock(home, name)?;
+    let vault = KeyVault::open(home);
+    let (runtime, interrupt) = supervise::runtime()?;
+    let creation = Creation::begin(home, lock, &vault, &config).map_err(|error| match error {
+        CreationError::Exists(_) => Failure::new(Exit::Exists, error.to_string())
+            .hint(format!("thv start {name} starts it again; thv rm {name} removes it")),
+        CreationError::Keys(error) => keys::failed("cannot make the key", name, &error),
+        error => Failure::new(Exit::Failed, format!("cannot create workload {name}")).because(&error),
+    })?;
+    let (keys, key_info) = vault.of(name, &config)?;
+    let mut order =
+        Order { home, name: name.clone(), config, keys, key_info, ready_timeout: args.ready_timeout, debug };
+    if args.foreground {
+        return supervise::foreground(&runtime, interrupt, order, creation, Creation::commit);
+    }
+    let line = runtime.block_on(detach::launch(&mut order, creation.as_ref(), interrupt))?;
+    creation.commit();
+    say::data(&line);
+    Ok(())
+}
+
+/// The run config that the arguments ask for.
+fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
+    let words = args.command.iter().map(|word| {
+        word.to_str().map(str::to_owned).ok_or_else(|| {
+            Failure::new(Exit::Usage, "the server's command has an argument that is not UTF-8 text")
+                .hint("run configs are JSON and can hold text only")
+        })
+    });
+    let Source { program, args: server_args, image, env, name } =
+        source::resolve(environment, args.server.as_deref(), words.collect::<Outcome<_>>()?)?;
+    let name = args.name.as_ref().map(|name| name.as_str().to_owned()).or(name).ok_or_else(|| {
+        Failure::new(Exit::Usage, "the workload has no name").hint("thv run --name NAME -- COMMAND")
+    })?;
+    let mut env_vars = BTreeMap::new();
+    for (name, value) in env {
+        insert(&mut env_vars, &name, &value)?;
+    }
+    env_vars.extend(variables(environment, args)?);
+    let config = RunConfig {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        name,
+        image,
+        command: Some(program),
+        cmd_args: server_args,
+        cwd: Some(environment.cwd()?.to_owned()),
+        transport: Transport::Stdio,
+        host: host(args.host, args.allow_remote)?,
+        port: args.proxy_port.unwrap_or(0),
+        port_is_explicit: args.proxy_port.is_some(),
+        env_vars,
+        base_env: environment.base(),
+        container_labels: pairs(&args.labels, "label")?,
+        allowed_origins: args.allowed_origins.clone(),
+        allowed_hosts: args.allowed_hosts.clone(),
+        session_ttl: args.session_ttl.map(|ttl| ttl.as_secs()),
+        max_sessions: args.max_sessions,
+        max_message_bytes: args.max_message_bytes,
+        shared_key_auth: args.shared_key_auth.then_some(SharedKeyAuth {
+            enabled: true,
+            key_rotation_days: 0,
+            upstream_key: !args.no_upstream_key,
+        }),
+        created_at: timestamp(SystemTime::now()),
+        ..RunConfig::default()
+    };
+    config.validate().map_err(|error| Failure::new(Exit::Usage, "this cannot be run").because(&error))?;
+    Ok(config)
+}
+
+/// A run config from a file, shown to the user before anything of it runs.
+fn from_file(environment: &Environment, args: &Run, path: &Path) -> Outcome<RunConfig> {
+    let unusable = |error: &dyn std::error::Error| {
+        Failure::new(Exit::Refused, format!("{} cannot be run", path.display())).because(error)
+    };
+    let json = std::fs::read(path).map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot read {}", path.display())).because(&error)
+    })?;
+    let mut config = RunConfig::parse(&json).map_err(|error| unusable(&error))?;
+    if let Some(name) = &args.name {
+        name.as_str().clone_into(&mut config.name);
+    }
+    if config.transport != Transport::Stdio || config.remote_url.is_some() {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("{} asks for a server that speaks HTTP", path.display()),
+        )
+        .hint("this version runs servers on standard input and output"));
+    }
+    if !config.secrets.is_empty() {
+        return Err(Failure::new(Exit::Refused, format!("{} asks for stored secrets", path.display()))
+            .hint("this version hands none to servers; remove its field secrets to go on without them"));
+    }
+    if config.command.is_none() {
+        let image = config.image.clone().unwrap_or_default();
+        if !image.starts_with("npx://") && !image.starts_with("uvx://") {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("{} asks for the container image {image}", path.display()),
+            )
+            .hint("this version runs servers as processes"));
+        }
+        let source = source::resolve(environment, Some(&image), config.cmd_args)?;
+        config.command = Some(source.program);
+        config.cmd_args = source.args;
+    }
+    if let Some(variable) = config.env_vars.keys().find(|variable| !may_pass(variable)) {
+        return Err(Failure::new(Exit::Refused, format!("{} sets {variable}", path.display()))
+            .hint("variables that begin with THV_, TOOLHIVE_ or DBUS_ lead to keys"));
+    }
+    config.host = match config.host.as_str() {
+        "" | "localhost" => "127.0.0.1".to_owned(),
+        given => host(
+            given.parse().map_err(|error: std::net::AddrParseError| unusable(&error))?,
+            args.allow_remote,
+        )?,
+    };
+    SCHEMA_VERSION.clone_into(&mut config.schema_version);
+    config.cwd = Some(config.cwd.map_or_else(|| environment.cwd().map(Path::to_owned), Ok)?);
+    config.base_env = environment.base();
+    config.created_at = timestamp(SystemTime::now());
+    if !config.port_is_explicit && config.port != 0 {
+        // A port in a file was somebody's choice, or was somebody's before.
+        config.port_is_explicit = true;
+    }
+    if args.shared_key_auth && !config.is_locked() {
+        config.shared_key_auth =
+            Some(SharedKeyAuth { enabled: true, key_rotation_days: 0, upstream_key: !args.no_upstream_key });
+    }
+    confirm(&config, args.yes)?;
+    Ok(config)
+}
+
+/// A word as it is, if it is plain; otherwise quoted, with everything escaped that a terminal would act on.
+fn shown(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("{word:?}") }
+}
+
+/// Shows what a run config would run, and asks.
+fn confirm(config: &RunConfig, yes: bool) -> Outcome {
+    // As text that a terminal shows and does not obey: the file may come from anywhere.
+    let program = config.command.iter().map(|path| path.display().to_string());
+    let words = program.chain(config.cmd_args.iter().cloned());
+    let command: Vec<String> = words.map(|word| shown(&word)).collect();
+    say::talk(&format!("command  {}", command.join(" ")));
+    let folder = config.cwd.as_deref().unwrap_or(Path::new("/")).display().to_string();
+    say::talk(&format!("folder   {}", shown(&folder)));
+    for (name, value) in &config.env_vars {
+        let value = if looks_like_a_secret(name, value) { "(not shown)".to_owned() } else { shown(value) };
+        say::talk(&format!("env      {}={value}", shown(name)));
+    }
+    say::talk(&format!("lock     {}", if config.is_locked() { "shared key" } else { "open" }));
+    if yes {
+        return Ok(());
+    }
+    ask::whether("Run it?", "nothing was run", "add --yes if this is what you want")
+}
+
+fn host(host: IpAddr, allow_remote: bool) -> Outcome<String> {
+    if !host.is_loopback() {
+        if !allow_remote {
+            return Err(Failure::new(Exit::Refused, format!("{host} can be reached from other machines"))
+                .hint("leave --host out, or add --allow-remote if that is what you want"));
+        }
+        say::talk(&format!(
+            "warning: {host} can be reached from other machines, and nothing there is encrypted"
+        ));
+    }
+    Ok(host.to_string())
+}
+
+/// The variables of `--env-file` and `-e`, the latter winning.
+fn variables(environment: &Environment, args: &Run) -> Outcome<BTreeMap<String, String>> {
+    let mut variables = BTreeMap::new();
+    if let Some(path) = &args.env_file {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot read {}", path.display())).because(&error)
+        })?;
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (name, value) = line.split_once('=').ok_or_else(|| {
+                Failure::new(Exit::Usage, format!("{} has a line without '='", path.display()))
+                    .hint("write NAME=VALUE on each line; lines that begin with # are skipped")
+            })?;
+            insert(&mut variables, name.trim(), value)?;
+        }
+    }
+    for given in &args.env {
+        let (name, value) = match given.split_once('=') {
+            Some((name, value)) => (name, value),
+            None => (
+                given.as_str(),
+                environment.variable(given).ok_or_else(|| {
+                    Failure::new(Exit::Usage, format!("-e {given}: there is no such variable here"))
+                        .hint(format!("give it a value: -e {given}=…"))
+                })?,
+            ),
+        };
+        insert(&mut variables, name, value)?;
+    }
+    Ok(variables)
+}
+
+fn insert(variables: &mut BTreeMap<String, String>, name: &str, value: &str) -> Outcome {
+    if name.is_empty() || name.contains('\0') || value.contains('\0') {
+        return Err(Failure::new(Exit::Usage, "a variable for the server has no name, or holds a zero byte"));
+    }
+    if !may_pass(name) {
+        return Err(Failure::new(Exit::Refused, format!("{name} is not handed to servers"))
+            .hint("variables that begin with THV_, TOOLHIVE_ or DBUS_ lead to keys"));
+    }
+    if looks_like_a_secret(name, value) {
+        say::talk(&format!(
+            "warning: {name} looks like a secret, and is kept in plain text in the run config"
+        ));
+    }
+    variables.insert(name.to_owned(), value.to_owned());
+    Ok(())
+}
+
+/// A guess from the name and from prefixes that issuers use. It errs on the side of warning.
+fn looks_like_a_secret(name: &str, value: &str) -> bool {
+    const WORDS: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY"];
+    const PREFIXES: [&str; 7] = ["ghp_", "github_pat_", "sk-", "xoxb-", "xoxp-", "AKIA", "glpat-"];
+    let upper = name.to_ascii_uppercase();
+    !value.is_empty()
+        && (WORDS.iter().any(|word| upper.contains(word))
+            || upper.ends_with("_KEY")
+            || PREFIXES.iter().any(|prefix| value.starts_with(prefix)))
+}
+
+fn pairs(given: &[String], what: &str) -> Outcome<BTreeMap<String, String>> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::new(Exit::Usage, format!("{text} is not a {what}")).hint("write it as NAME=VALUE")),
+    };
+    given.iter().map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_guessed_from_name_or_value() {
+        for (name, value) in
+            [("GITHUB_TOKEN", "x"), ("db_password", "x"), ("OPENAI_API_KEY", "x"), ("X", "ghp_abc")]
+        {
+            assert!(looks_like_a_secret(name, value), "{name}");
+        }
+        for (name, value) in [("PATH", "/bin"), ("KEYBOARD", "de"), ("GITHUB_TOKEN", "")] {
+            assert!(!looks_like_a_secret(name, value), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_shows_a_word_and_does_not_obey_it() {
+        assert_eq!(shown("/usr/bin/python3"), "/usr/bin/python3");
+        assert_eq!(shown("a b"), "\"a b\"");
+        assert_eq!(shown("\r\u{1b}[2K"), "\"\\r\\u{1b}[2K\"");
+        assert_eq!(shown(""), "\"\"");
+    }
+
+    #[test]
+    fn variables_that_lead_to_keys_are_refused() {
+        let mut variables = BTreeMap::new();
+        assert_eq!(insert(&mut variables, "THV_HOME", "/x").unwrap_err().exit(), Exit::Refused);
+        assert_eq!(insert(&mut variables, "", "/x").unwrap_err().exit(), Exit::Usage);
+        insert(&mut variables, "TZ", "UTC").unwrap();
+        assert_eq!(variables.len(), 1);
+    }
+
+    #[test]
+    fn an_address_beyond_this_machine_needs_a_word() {
+        assert_eq!(host("0.0.0.0".parse().unwrap(), false).unwrap_err().exit(), Exit::Refused);
+        assert_eq!(host("::1".parse().unwrap(), false).unwrap(), "::1");
+    }
+}

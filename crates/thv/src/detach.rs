@@ -1,0 +1,349 @@
+//! A supervisor of its own: the same binary in a session of its own, told through a pipe what to serve.
+//!
+//! Two processes take part. The *launcher* (a `run`, a `start`, a bridge) holds the workload's lock. It starts the
+//! *supervisor*, writes one [`Errand`] to its standard input, keys included, and reads [`Report`]s from its standard
+//! output. When the supervisor is prepared, the launcher saves what has to be saved and writes `go`. A pipe that ends
+//! before `go` tells the supervisor that its launcher is gone or has thought better of it, and it undoes what it did.
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thv_keygen::{KeySet, Name};
+use thv_workload::creation;
+use thv_workload::home::Home;
+use thv_workload::keyset::KeySetText;
+use thv_workload::lock::WorkloadLock;
+use thv_workload::registry;
+use thv_workload::status::{KeyInfo, State, Unfinished};
+use thv_workload::steps::{Step, reached};
+use thv_workload::supervisor::Stop;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::Command;
+use zeroize::Zeroizing;
+
+use crate::failure::{Exit, Failure, Outcome};
+use crate::keys::KeyVault;
+use crate::launch::{SUPERVISE, launcher};
+use crate::say;
+use crate::supervise::{self, Order};
+
+/// Variables of the launcher that a supervisor keeps: where things are, and how to reach a keychain.
+const KEPT: [&str; 8] =
+    ["HOME", "PATH", "LANG", "TZ", "TMPDIR", "SYSTEMROOT", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+
+/// The longest errand, in bytes.
+const ERRAND: u64 = 1 << 20;
+
+/// What tells the supervisor to go.
+const GO: &[u8] = b"go\n";
+
+/// How long an interrupted supervisor may take to end its server.
+const UNDO: Duration = Duration::from_secs(10);
+
+#[derive(Serialize, Deserialize)]
+struct Errand {
+    home: Home,
+    name: String,
+    keys: Option<KeySetText>,
+    key_info: Option<KeyInfo>,
+    ready_timeout: Duration,
+    debug: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Report {
+    /// All that can fail has been done; it waits for its go.
+    Prepared {
+        port: u16,
+        /// What the user should hear.
+        notice: Option<String>,
+    },
+    /// The listener accepts, and the status says so.
+    Running {
+        /// The line that says so to people and scripts.
+        line: String,
+    },
+    Failed(Failure),
+}
+
+/// Starts a supervisor and returns its ready line. The caller holds the workload's lock; when this returns, the
+/// workload runs, or nothing of this start is left. `interrupt` ends the attempt.
+pub async fn launch(
+    order: &mut Order<'_>,
+    lock: &WorkloadLock,
+    interrupt: impl Future<Output = ()>,
+) -> Outcome<String> {
+    let name = &order.name.clone();
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        Failure::new(Exit::Failed, format!("the supervisor of {name} {what}")).because(error)
+    };
+    let mut child = command().spawn().map_err(|error| failed("cannot be started", &error))?;
+    reached(Step::SupervisorStarted);
+    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(Failure::new(Exit::Failed, format!("the supervisor of {name} has no pipes")));
+    };
+    let mut reports = BufReader::new(stdout);
+    let talk = async {
+        let errand = errand(order).map_err(|error| failed("cannot be told what to serve", &error))?;
+        stdin.write_all(&errand).await.map_err(|error| failed("cannot be told what to serve", &error))?;
+        let (port, notice) = match report(&mut reports, name).await? {
+            Report::Prepared { port, notice } => (port, notice),
+            Report::Failed(failure) => return Err(failure),
+            Report::Running { .. } => return Err(garbled(name)),
+        };
+        reached(Step::Prepared);
+        if let Some(notice) = notice {
+            say::talk(&notice);
+        }
+        if order.config.port != port {
+            order.config.port = port;
+            registry::save_config(order.home, lock, &order.config)
+                .map_err(|error| failed("cannot keep its port", &error))?;
+        }
+        reached(Step::PortSaved);
+        Ok(())
+    };
+    let prepared = tokio::select! {
+        biased;
+        () = interrupt => Err(Failure::new(Exit::Failed, format!("{name} was not started: interrupted"))),
+        prepared = talk => prepared,
+    };
+    let outcome = match prepared {
+        Ok(()) => {
+            let _ = stdin.write_all(GO).await;
+            reached(Step::Released);
+            match report(&mut reports, name).await {
+                Ok(Report::Running { line }) => return Ok(line),
+                Ok(Report::Failed(failure)) => Err(failure),
+                Ok(Report::Prepared { .. }) => Err(garbled(name)),
+                Err(failure) => Err(failure),
+            }
+        }
+        Err(failure) => Err(failure),
+    };
+    // The end of its input tells the supervisor to undo; the launcher waits, so that nothing is left when it returns.
+    drop(stdin);
+    if tokio::time::timeout(UNDO, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+    outcome
+}
+
+fn command() -> Command {
+    let mut command = Command::new(launcher().program);
+    #[cfg(unix)]
+    command.arg0("thv");
+    command.arg(SUPERVISE).env_clear();
+    for name in KEPT {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    #[cfg(debug_assertions)]
+    if let Some(value) = std::env::var_os(crate::launch::KILL_AFTER) {
+        command.env(crate::launch::KILL_AFTER, value);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+fn errand(order: &Order<'_>) -> serde_json::Result<Zeroizing<Vec<u8>>> {
+    let errand = Errand {
+        home: order.home.clone(),
+        name: order.name.as_str().to_owned(),
+        keys: order.keys.as_ref().map(KeySetText::from),
+        key_info: order.key_info.clone(),
+        ready_timeout: order.ready_timeout,
+        debug: order.debug,
+    };
+    // Room for all of it at once: a buffer that grows leaves its older half behind in memory.
+    let mut text = Zeroizing::new(Vec::with_capacity(64 << 10));
+    serde_json::to_writer(&mut *text, &errand)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+async fn report(reports: &mut (impl AsyncRead + Unpin), name: &Name) -> Outcome<Report> {
+    let mut line = String::new();
+    let read = BufReader::new(reports.take(ERRAND)).read_line(&mut line).await;
+    match read {
+        Ok(0) => Err(Failure::new(Exit::Failed, format!("the supervisor of {name} ended without a word"))
+            .hint(format!("thv logs --proxy {name} may show why"))),
+        Ok(_) => serde_json::from_str(&line).map_err(|_| garbled(name)),
+        Err(error) => {
+            Err(Failure::new(Exit::Failed, format!("the supervisor of {name} cannot be heard"))
+                .because(&error))
+        }
+    }
+}
+
+fn garbled(name: &Name) -> Failure {
+    Failure::new(Exit::Failed, format!("the supervisor of {name} said something that makes no sense"))
+}
+
+/// Acts as a supervisor: the far end of [`launch`].
+pub fn supervise(_args: &[OsString]) -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{}", failure.render().trim_end());
+            tell(&Report::Failed(failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Outcome {
+    let broken = |error: &dyn std::error::Error| {
+        Failure::new(Exit::Failed, "this command is for the program itself").because(error)
+    };
+    let errand = read_errand().map_err(|error| broken(&error))?;
+    let name = Name::parse(&errand.name).map_err(|error| broken(&error))?;
+    let keys = errand.keys.as_ref().map(KeySet::try_from).transpose().map_err(|error| broken(&error))?;
+    let home = errand.home;
+    let config = registry::config(&home, &name).map_err(|error| broken(&error))?;
+    let order = Order {
+        home: &home,
+        name: name.clone(),
+        config,
+        keys,
+        key_info: errand.key_info,
+        ready_timeout: errand.ready_timeout,
+        debug: errand.debug,
+    };
+    leave_the_terminal().map_err(|error| broken(&error))?;
+    supervise::become_supervisor(&order)?;
+    let (runtime, interrupt) = supervise::runtime()?;
+    let outcome: Outcome<bool> = runtime.block_on(async {
+        let mut stop = std::pin::pin!(interrupt);
+        let mut input = std::pin::pin!(released(Launcher::open().map_err(|error| broken(&error))?));
+        let mut go = false;
+        // Neither a signal nor the end of the launcher is to leave a server behind.
+        let cancel = async {
+            tokio::select! {
+                () = &mut stop => {}
+                released = &mut input => go = released,
+            }
+        };
+        let prepared = supervise::prepare(&order, cancel).await?;
+        tell(&Report::Prepared { port: prepared.port, notice: prepared.notice.clone() });
+        go = go || input.await;
+        if !go {
+            prepared.give_up(&order)?;
+            return Ok(false);
+        }
+        let ready = |line: String| {
+            tell(&Report::Running { line });
+            close_output();
+        };
+        let stop = async {
+            stop.await;
+            Stop::BySystem
+        };
+        prepared.serve(&order, ready, stop).await?;
+        Ok(true)
+    });
+    // A thread may still wait for a line that never comes.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            undo_creation(&home, &name);
+            Ok(())
+        }
+        Err(failure) => {
+            // The launcher first: while it lives it holds the lock, and undoes more than we could.
+            tracing::error!("{}", failure.render().trim_end());
+            tell(&Report::Failed(failure));
+            close_output();
+            undo_creation(&home, &name);
+            Ok(())
+        }
+    }
+}
+
+/// Clears away a workload whose creator is gone. A creator that lives holds the lock and does it itself.
+fn undo_creation(home: &Home, name: &Name) {
+    let Ok(lock) = WorkloadLock::acquire(home, name, Duration::from_secs(1)) else { return };
+    if matches!(registry::unfinished(home, name), Ok(Some(Unfinished::Creating)))
+        && let Err(error) = creation::finish(home, &lock, &KeyVault::open(home))
+    {
+        tracing::warn!(%error, "a workload that nobody waits for could not be cleared away");
+    }
+}
+
+fn read_errand() -> std::io::Result<Errand> {
+    let mut line = Zeroizing::new(Vec::with_capacity(64 << 10));
+    std::io::stdin().lock().take(ERRAND).read_until(b'\n', &mut line)?;
+    serde_json::from_slice(&line).map_err(|_| std::io::ErrorKind::InvalidData.into())
+}
+
+fn tell(report: &Report) {
+    let Ok(mut line) = serde_json::to_vec(report) else { return };
+    line.push(b'\n');
+    let mut out = std::io::stdout().lock();
+    // A launcher that is gone hears nothing, and its silence is noticed elsewhere.
+    let _ = out.write_all(&line).and_then(|()| out.flush());
+}
+
+/// The launcher's end of standard input.
+struct Launcher;
+
+#[cfg(unix)]
+impl Launcher {
+    fn open() -> std::io::Result<tokio::net::unix::pipe::Receiver> {
+        use std::os::fd::AsFd as _;
+        tokio::net::unix::pipe::Receiver::from_owned_fd(std::io::stdin().as_fd().try_clone_to_owned()?)
+    }
+}
+
+#[cfg(not(unix))]
+impl Launcher {
+    #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+    fn open() -> std::io::Result<tokio::io::Stdin> {
+        Ok(tokio::io::stdin())
+    }
+}
+
+/// Whether the launcher says `go` before its pipe ends.
+async fn released(mut input: impl AsyncRead + Unpin) -> bool {
+    let mut word = [0; GO.len()];
+    input.read_exact(&mut word).await.is_ok() && word == GO
+}
+
+/// A session of its own, no descriptor of the launcher's, and no folder that somebody may want to unmount.
+#[cfg(unix)]
+fn leave_the_terminal() -> std::io::Result<()> {
+    thv_workload::process::leave_session()?;
+    std::env::set_current_dir("/")
+}
+
+#[cfg(not(unix))]
+fn leave_the_terminal() -> std::io::Result<()> {
+    Ok(())
+}
+
+/// Lets the launcher's pipes go: whoever waits for their end shall not wait for ours.
+fn close_output() {
+    if let Err(error) = thv_workload::process::detach_stdio() {
+        tracing::warn!(%error, "standard input and output stay open");
+    }
+}
+
+impl supervise::Prepared {
+    /// Undoes a start that was taken back. A workload that is being created is left to its creator.
+    fn give_up(mut self, order: &Order<'_>) -> Outcome {
+        drop(self.listener);
+        self.file
+            .update(|status| {
+                status.supervisor = None;
+                status.status = State::Error;
+                "its start was interrupted".clone_into(&mut status.status_context);
+            })
+            .map_err(|error| supervise::failed(order, &error))
+    }
+}

@@ -1,0 +1,279 @@
+//! A supervisor, put together from its parts: server, trial, listener, keys, front.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thv_keygen::{KeySet, Name, SharedKey};
+use thv_workload::config::RunConfig;
+use thv_workload::control::{self, ControlListener};
+use thv_workload::files;
+use thv_workload::guardian::StopTimes;
+use thv_workload::home::Home;
+use thv_workload::lock::WorkloadLock;
+use thv_workload::registry;
+use thv_workload::server::{ServerSpec, bound_log, may_pass};
+use thv_workload::status::{Desired, KeyInfo, State, Status};
+use thv_workload::supervisor::{self, PortWish, StatusFile, Stop, SupervisorError};
+
+use crate::commands::list::{endpoint, lock_state};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::front::GuardedFront;
+use crate::launch::launcher;
+use crate::trial::trial;
+use crate::{logs, say};
+
+/// How many of a server's last lines are shown when it does not start.
+const LAST_WORDS: usize = 15;
+
+/// What a supervisor is to serve.
+pub struct Order<'a> {
+    pub home: &'a Home,
+    pub name: Name,
+    pub config: RunConfig,
+    /// The keys that open the door; `None` leaves it open.
+    pub keys: Option<KeySet>,
+    /// What may be shown of the current one.
+    pub key_info: Option<KeyInfo>,
+    pub ready_timeout: Duration,
+    pub debug: bool,
+}
+
+/// A supervisor that has a server, a port and its keys, and only needs to be let go.
+pub struct Prepared {
+    pub listener: std::net::TcpListener,
+    pub file: StatusFile,
+    pub port: u16,
+    /// What the user should hear about the port.
+    pub notice: Option<String>,
+    front: Arc<GuardedFront>,
+    control: Option<ControlListener>,
+}
+
+/// Serves a workload in this process until the user ends it. `up` gets the workload's lock back when the workload runs
+/// and other commands may have their turn.
+pub fn foreground<L: AsRef<WorkloadLock>>(
+    runtime: &tokio::runtime::Runtime,
+    stop: impl Future<Output = ()>,
+    mut order: Order<'_>,
+    lock: L,
+    up: impl FnOnce(L),
+) -> Outcome {
+    become_supervisor(&order)?;
+    runtime.block_on(async {
+        let mut stop = std::pin::pin!(stop);
+        let prepared = prepare(&order, &mut stop).await?;
+        if let Some(notice) = &prepared.notice {
+            say::talk(notice);
+        }
+        if order.config.port != prepared.port {
+            order.config.port = prepared.port;
+            registry::save_config(order.home, lock.as_ref(), &order.config)
+                .map_err(|error| failed(&order, &error))?;
+        }
+        let ready = |line: String| {
+            up(lock);
+            say::data(&line);
+        };
+        let stop = async {
+            stop.await;
+            Stop::ByUser
+        };
+        prepared.serve(&order, ready, stop).await
+    })
+}
+
+/// Hardens this process, makes it the reaper of what its guardians leave, and opens its log.
+pub fn become_supervisor(order: &Order<'_>) -> Outcome {
+    thv_workload::process::harden().map_err(|error| failed(order, &error))?;
+    thv_workload::orphans::adopt().map_err(|error| failed(order, &error))?;
+    logs::to_file(&order.home.proxy_log(&order.name), order.debug).map_err(|error| failed(order, &error))
+}
+
+/// A runtime, and what resolves at the first request to end. From here on such a request is an orderly end, also of
+/// what is only half up.
+pub fn runtime() -> Outcome<(tokio::runtime::Runtime, impl Future<Output = ()>)> {
+    // One thread: a supervisor moves bytes between two pipes, and is one of many on the machine.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(Exit::Failed, "the operating system has no room for this program").because(&error)
+    })?;
+    let interrupt = {
+        let _within = runtime.enter();
+        signals()
+    };
+    Ok((runtime, interrupt))
+}
+
+/// Does all that may fail before a workload counts as running, unless `cancel` resolves first.
+pub async fn prepare(order: &Order<'_>, cancel: impl Future<Output = ()>) -> Outcome<Prepared> {
+    let (home, name) = (order.home, &order.name);
+    let spec = server_spec(order)?;
+    try_server(order, &spec, cancel).await?;
+    let (listener, notice) = bind(order)?;
+    let port = listener.local_addr().map_err(|error| failed(order, &error))?.port();
+    let front = Arc::new(GuardedFront::new(name, &order.config, order.keys.clone(), spec)?);
+    let control = match control::listen(&home.socket(name)) {
+        Ok(control) => Some(control),
+        // Where there are no such sockets a supervisor is ended by a signal and rekeyed by a restart.
+        Err(_) if cfg!(not(unix)) => None,
+        Err(error) => return Err(failed(order, &error)),
+    };
+    let mut status = Status::new(State::Starting, Desired::Running);
+    status.key.clone_from(&order.key_info);
+    status.port = port;
+    // Still marked, if this is a creation: a kill from here to the end of it is cleared away like one before.
+    status.unfinished = registry::unfinished(home, name).map_err(|error| failed(order, &error))?;
+    let file = StatusFile::take(home, name, status).map_err(|error| failed(order, &error))?;
+    Ok(Prepared { listener, file, port, notice, front, control })
+}
+
+impl Prepared {
+    /// Serves until `stop` or a command ends it. `ready` gets the line that says that the workload runs.
+    pub async fn serve(
+        self,
+        order: &Order<'_>,
+        ready: impl FnOnce(String),
+        stop: impl Future<Output = Stop>,
+    ) -> Outcome {
+        let Self { listener, file, front, control, .. } = self;
+        let ready = |status: &Status| ready(ready_line(&order.name, &order.config, status));
+        let log = bound_log(order.home.server_log(&order.name));
+        tokio::select! {
+            ended = supervisor::supervise(file, front, listener, control, ready, stop) => {
+                ended.map_err(|error| failed(order, &error))
+            }
+            () = log => Ok(()),
+        }
+    }
+}
+
+/// A failure of the workload that an order is about.
+pub fn failed(order: &Order<'_>, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("workload {} failed", order.name)).because(error)
+}
+
+/// Resolves at the first request to end: Ctrl-C, SIGTERM, a closed terminal.
+/// A detached supervisor is in no terminal, but logging out may send it a SIGHUP all the same.
+/// From the call on such a request is no sudden end any more. Must be called within a tokio runtime.
+#[cfg(unix)]
+pub fn signals() -> impl Future<Output = ()> + use<> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let handlers = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    async {
+        let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = handlers else {
+            // Without handlers the signals end the process, which is what they ask for.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// Resolves at the first request to end.
+#[cfg(not(unix))]
+pub async fn signals() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// `name  running  url  key id`, for people and for scripts that wait for it.
+pub fn ready_line(name: &Name, config: &RunConfig, status: &Status) -> String {
+    let key = status.key.as_ref().map(|key| key.id.as_str());
+    format!(
+        "{name}  {}  {}  {}\n",
+        status.status.as_str(),
+        endpoint(&config.host, status.port),
+        lock_state(config.is_locked(), key)
+    )
+}
+
+/// The listener, and what the user should hear about its port.
+fn bind(order: &Order<'_>) -> Outcome<(std::net::TcpListener, Option<String>)> {
+    let config = &order.config;
+    let ip: IpAddr = config.host.parse().map_err(|_| {
+        Failure::new(
+            Exit::Failed,
+            format!("{:?} in the run config of {} is not an address", config.host, order.name),
+        )
+    })?;
+    let wish = match (config.port, config.port_is_explicit) {
+        (0, _) => PortWish::Any,
+        (port, true) => PortWish::Exactly(port),
+        (port, false) => PortWish::Rather(port),
+    };
+    let listener = supervisor::bind(ip, wish).map_err(|error| {
+        let taken = matches!(error, SupervisorError::PortTaken(_));
+        let exit = if taken { Exit::Refused } else { Exit::Failed };
+        let failure = Failure::new(exit, format!("{} cannot listen", order.name)).because(&error);
+        match error {
+            SupervisorError::PortTaken(port) => {
+                let holders = thv_audit::holders(port).unwrap_or_default();
+                let failure = holders.iter().fold(failure, |failure, holder| {
+                    failure.because(&std::io::Error::other(format!("it is held by {holder}")))
+                });
+                failure.hint("end that program, or choose another port with --proxy-port")
+            }
+            _ => failure,
+        }
+    })?;
+    let notice = match (wish, listener.local_addr()) {
+        (PortWish::Rather(old), Ok(addr)) if addr.port() != old => Some(format!(
+            "port {old} is taken by another program; {} moved to port {}",
+            order.name,
+            addr.port()
+        )),
+        _ => None,
+    };
+    Ok((listener, notice))
+}
+
+/// What it takes to start the workload's server.
+fn server_spec(order: &Order<'_>) -> Outcome<ServerSpec> {
+    let Order { home, name, config, .. } = order;
+    let program: PathBuf = config.command.clone().ok_or_else(|| {
+        Failure::new(
+            Exit::Refused,
+            format!("workload {name} has no command, and this version runs commands only"),
+        )
+    })?;
+    let mut env: BTreeMap<String, String> = config.base_env.clone();
+    env.extend(config.env_vars.clone());
+    env.retain(|variable, _| may_pass(variable));
+    if config.shared_key_auth.as_ref().is_some_and(|auth| auth.enabled && auth.upstream_key) {
+        // A key of its own, which opens nothing of ours.
+        let key = SharedKey::generate().map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot make a key for {name}")).because(&error)
+        })?;
+        env.insert("TOOLHIVE_SHARED_KEY".to_owned(), key.expose_text().as_str().to_owned());
+    }
+    Ok(ServerSpec {
+        program,
+        args: config.cmd_args.clone(),
+        cwd: config.cwd.clone().unwrap_or_else(std::env::temp_dir),
+        env,
+        log: home.server_log(name),
+        groups: home.groups(name),
+        launcher: launcher(),
+        stop: StopTimes::default(),
+    })
+}
+
+async fn try_server(order: &Order<'_>, spec: &ServerSpec, cancel: impl Future<Output = ()>) -> Outcome {
+    let name = &order.name;
+    let before = std::fs::symlink_metadata(&spec.log).map_or(0, |meta| meta.len());
+    trial(spec, order.ready_timeout, cancel).await.map_err(|error| {
+        let mut failure =
+            Failure::new(Exit::Failed, format!("the server of {name} did not start")).because(&error);
+        // What was written before this start says nothing about it.
+        if let Ok(words) = files::tail(&spec.log, before, LAST_WORDS)
+            && !words.trim().is_empty()
+        {
+            failure = failure.because(&std::io::Error::other(format!("its last words were:\n{words}")));
+        }
+        failure.hint(format!("run it by hand to see more: {}", spec.program.display()))
+    })
+}

@@ -1,0 +1,115 @@
+//! One holder at a time: the lock of a workload.
+
+use std::fs::{File, TryLockError};
+use std::io::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thv_keygen::Name;
+
+use crate::files::FileError;
+use crate::home::Home;
+use crate::sys;
+
+/// How often a waiting command looks again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The right to change one workload: its files, its keys, its supervisor. Given back when dropped.
+#[derive(Debug)]
+pub struct WorkloadLock {
+    name: Name,
+    _file: File,
+}
+
+/// Why the lock was not had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Somebody else held it for the whole time.
+    #[error("another command is changing workload {name} and has not finished within {} s", waited.as_secs())]
+    Busy {
+        /// The workload.
+        name: Name,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// The file could not be opened or locked.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl WorkloadLock {
+    /// Waits for the lock, at most `patience`.
+    ///
+    /// # Errors
+    /// Another command held it all the time, or the lock file cannot be used.
+    pub fn acquire(home: &Home, name: &Name, patience: Duration) -> Result<Self, LockError> {
+        let path = home.lock(name);
+        let mut file = sys::open_lock(&path).map_err(|error| FileError::new("open", &path, error))?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(POLL),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Busy { name: name.clone(), waited: patience });
+                }
+                Err(TryLockError::Error(error)) => return Err(FileError::new("lock", &path, error).into()),
+            }
+        }
+        // For whoever looks into the folder; nothing reads it back.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Self { name: name.clone(), _file: file })
+    }
+
+    /// Whose lock it is.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
+impl AsRef<Self> for WorkloadLock {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time_and_the_file_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        home.prepare().unwrap();
+        let name = Name::parse("time").unwrap();
+        let lock = WorkloadLock::acquire(&home, &name, Duration::ZERO).unwrap();
+        let other = WorkloadLock::acquire(&home, &Name::parse("TIME").unwrap(), Duration::ZERO);
+        assert!(matches!(other, Err(LockError::Busy { .. })));
+        assert!(WorkloadLock::acquire(&home, &Name::parse("tim").unwrap(), Duration::ZERO).is_ok());
+        drop(lock);
+        assert!(home.lock(&name).exists());
+        assert_eq!(WorkloadLock::acquire(&home, &name, Duration::ZERO).unwrap().name(), &name);
+    }
+
+    #[test]
+    fn waiting_commands_all_get_their_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        home.prepare().unwrap();
+        let name = Name::parse("time").unwrap();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let _lock = WorkloadLock::acquire(&home, &name, Duration::from_secs(60)).unwrap();
+                    assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    thread::yield_now();
+                    inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                });
+            }
+        });
+    }
+}
