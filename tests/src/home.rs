@@ -20,7 +20,7 @@ use tempfile::TempDir;
 pub const BINARY_VARIABLE: &str = "THV_BIN";
 
 /// How long descendants may take to vanish after their supervisor has.
-const GONE_BOUND: Duration = Duration::from_secs(3);
+const GONE_BOUND: Duration = Duration::from_secs(15);
 
 /// A temporary `THV_HOME` and everything that was started in it.
 ///

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How long an answer may take unless the test says otherwise.
-pub const BOUND: Duration = Duration::from_secs(10);
+pub const BOUND: Duration = Duration::from_secs(30);
 
 /// Sends `bytes` to a port of 127.0.0.1 on a connection of their own and reads one response.
 ///

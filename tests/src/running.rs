@@ -10,10 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// How long a process may take to end after SIGTERM before it is killed.
-pub const STOP_BOUND: Duration = Duration::from_secs(10);
+pub const STOP_BOUND: Duration = Duration::from_secs(30);
 
 /// How long to wait for the end of output once a process has exited.
-const DRAIN_BOUND: Duration = Duration::from_secs(3);
+const DRAIN_BOUND: Duration = Duration::from_secs(10);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,12 @@ use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
+use crate::exchange::Call;
 use crate::gate::{Gate, Opener};
 use crate::pending::{UnderWay, Withdrawal};
+use crate::pool::Effort;
 use crate::relay::Relay;
+use crate::session::Session;
 
 /// How long a server may take to accept a message before the next one is sent all the same: a server that
 /// forgets one must not silence the client for ever.
@@ -55,7 +58,8 @@ impl Relay {
 
     async fn send_ordered(&self, item: &Item) {
         let session = self.session.current();
-        let mut outcome = self.pool.exchange(&self.post(&session, item.body.clone())).await;
+        let post = Call { effort: effort(&session), ..self.post(&session, item.body.clone()) };
+        let mut outcome = self.pool.exchange(&post).await;
         if let Ok(reply) = &outcome
             && reply.status == StatusCode::NOT_FOUND
             && session.id.is_some()
@@ -74,4 +78,10 @@ impl Relay {
             Err(failure) => tracing::warn!(kind = ?item.kind, %failure, "message not delivered"),
         }
     }
+}
+
+/// What is said within a session ends with it: it is no reason to start a server that is gone, to which it would mean
+/// nothing. Before the first session there is nothing to lose and a server to be found.
+fn effort(session: &Session) -> Effort {
+    if session.generation == 0 { Effort::Follow } else { Effort::Stay }
 }

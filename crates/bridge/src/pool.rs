@@ -50,7 +50,8 @@ const BACKOFF: [Duration; 4] = [
 pub(crate) enum Effort {
     /// Ask where the workload is as often as needed; that may start it.
     Follow,
-    /// Do not ask where it is if nobody listens: a background stream is no reason to start a workload.
+    /// Do not ask where it is if nobody listens: neither a background stream nor a notification is a reason to start
+    /// a workload.
     Stay,
 }
 

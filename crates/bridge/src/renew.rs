@@ -80,7 +80,8 @@ impl Relay {
         if version.is_none() || version != lost.version {
             return Err(None);
         }
-        let fresh = Session { id: session, version, ..lost };
+        // Open also if the lost one was not: the client's own `initialized` may have been lost with it.
+        let fresh = Session { id: session, version, open: true, ..lost };
         let body = Bytes::from_static(INITIALIZED);
         let reply = self.pool.exchange(&self.post(&fresh, body)).await.map_err(if_not_sent)?;
         if !reply.status.is_success() {

@@ -8,7 +8,7 @@ use thv_e2e::{Exit, Failure, Foreground, Home, McpStdio, Output, Proc, Result, T
 
 /// How long processes that are on their way out may take: the guardian gives a server two seconds after the end of
 /// its input and three after SIGTERM.
-pub(crate) const GONE_BOUND: Duration = Duration::from_secs(12);
+pub(crate) const GONE_BOUND: Duration = Duration::from_secs(30);
 
 /// How long a scenario may run.
 const SCENARIO_BOUND: Duration = Duration::from_secs(90);
