@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// How long a command that is not meant to stay may run.
-const COMMAND_BOUND: Duration = Duration::from_secs(60);
+const COMMAND_BOUND: Duration = Duration::from_secs(120);
 
 /// One call of `thv`, made by [`Home::thv`].
 #[must_use]

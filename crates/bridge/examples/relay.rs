@@ -10,7 +10,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io::Read as _;
 
-use thv_bridge::{Locate, LocateError, Options, Target, Why, run};
+use thv_bridge::{Locate, LocateError, Options, Target, Transport, Why, run};
 use thv_keygen::proof::{Challenge, Endpoints, prove};
 use thv_keygen::{Name, SharedKey, header};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -42,8 +42,13 @@ async fn relay(addr: &str, name: &str) -> Result<(), Box<dyn Error>> {
     let mut text = String::new();
     File::open("/dev/fd/3")?.take(100).read_to_string(&mut text)?;
     let key = SharedKey::parse(text.trim_end())?;
-    let target =
-        Target { addr: addr.parse()?, path: "/mcp".into(), name: Name::parse(name)?, key: Some(key) };
+    let target = Target {
+        addr: addr.parse()?,
+        path: "/mcp".into(),
+        transport: Transport::default(),
+        name: Name::parse(name)?,
+        key: Some(key),
+    };
     let interrupted = async {
         let _ = tokio::signal::ctrl_c().await;
     };
@@ -68,7 +73,7 @@ async fn demonstrate() -> Result<(), Box<dyn Error>> {
 this is no message
 "#[..];
     println!("key {} proves {addr}; these are the answers to two requests and a stray line:", key.id());
-    let target = Target { addr, path: "/mcp".into(), name, key: Some(key) };
+    let target = Target { addr, path: "/mcp".into(), transport: Transport::default(), name, key: Some(key) };
     let (stdout, mut answers) = tokio::io::duplex(64 * 1024);
     run(stdin, stdout, Fixed(target), Options::default(), std::future::pending()).await?;
     let mut text = String::new();

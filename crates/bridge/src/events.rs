@@ -17,12 +17,15 @@ pub(crate) struct Events {
     limit: usize,
     last_id: Option<String>,
     retry: Option<Duration>,
+    news: bool,
 }
 
 /// What comes out of it.
 pub(crate) enum Next {
     /// The data of an event: a message, one hopes.
     Message(Bytes),
+    /// Where messages are posted: what a stream of MCP 2024-11-05 begins with.
+    Endpoint(Bytes),
     /// A message over the limit, which is gone.
     TooLarge(Skimmed, Failure),
     /// The reply has ended, in order or not.
@@ -31,7 +34,7 @@ pub(crate) enum Next {
 
 impl Events {
     pub(crate) fn new(body: Body, limit: usize) -> Self {
-        Self { body, decoder: EventDecoder::new(limit), limit, last_id: None, retry: None }
+        Self { body, decoder: EventDecoder::new(limit), limit, last_id: None, retry: None, news: false }
     }
 
     /// Goes on with another reply.
@@ -50,19 +53,38 @@ impl Events {
         self.retry
     }
 
-    /// The next message.
+    /// Whether anything came since it was last asked, be it an id alone.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// The next message. Nothing else counts, whatever it is named.
     pub(crate) async fn next(&mut self) -> Next {
+        loop {
+            match self.first().await {
+                Next::Endpoint(_) => tracing::debug!("event that is no message dropped"),
+                next => return next,
+            }
+        }
+    }
+
+    /// The next message or endpoint.
+    pub(crate) async fn first(&mut self) -> Next {
         loop {
             match self.decoder.next_event() {
                 Some(Ok(event)) => {
+                    self.news = true;
                     self.note_id(event.id);
                     self.retry = event.retry.or(self.retry);
-                    let is_message = event.event.is_none_or(|name| name == "message");
-                    if let Some(data) = event.data.filter(|data| is_message && !data.is_empty()) {
-                        return Next::Message(data);
+                    let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+                    match event.event.as_deref() {
+                        None | Some("message") => return Next::Message(data),
+                        Some("endpoint") => return Next::Endpoint(data),
+                        Some(_) => {}
                     }
                 }
                 Some(Err(EventError::TooLong { limit, length, id, message })) => {
+                    self.news = true;
                     self.note_id(id);
                     let failure = Failure::TooLarge { what: "answer", size: Some(length), limit };
                     return Next::TooLarge(message, failure);

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use thv_keygen::header::{AUTH, SCHEME};
+use tokio::sync::watch;
 
 use crate::failure::Failure;
 use crate::finder::Route;
@@ -25,15 +26,19 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) effort: Effort,
-    /// Asked right before the request is handed to a connection: is it still wanted?
-    pub(crate) wanted: &'a (dyn Fn() -> bool + Send + Sync),
+    /// Where on the server it goes, if not to the endpoint.
+    pub(crate) to: Option<Uri>,
+    /// Asked right before the request is handed to a connection of this route: is it still wanted there?
+    pub(crate) wanted: &'a (dyn Fn(&Route) -> bool + Send + Sync),
+    /// Once this is true, a request that is on its way is lost.
+    pub(crate) until: Option<watch::Receiver<bool>>,
 }
 
 impl Call<'_> {
     fn on(&self, route: &Route) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = route.uri.clone();
+        *request.uri_mut() = self.to.as_ref().unwrap_or(&route.uri).clone();
         let headers = request.headers_mut();
         *headers = self.headers.clone();
         headers.insert(header::HOST, route.host.clone());
@@ -42,6 +47,23 @@ impl Call<'_> {
         }
         request
     }
+
+    /// Sends it, once.
+    async fn send(&self, conn: &mut Conn) -> Result<Response<Incoming>, SendError> {
+        let request = self.on(&conn.route);
+        let Some(mut until) = self.until.clone() else { return conn.send(request).await };
+        let given_up = async {
+            if until.wait_for(|over| *over).await.is_err() {
+                // Nobody will ever say so.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = conn.send(request) => outcome,
+            () = given_up => Err(SendError::Sent),
+        }
+    }
 }
 
 /// The head of a reply, and its body to be read.
@@ -49,6 +71,8 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
+    /// The way by which it came.
+    pub(crate) route: Arc<Route>,
 }
 
 impl Reply {
@@ -129,11 +153,11 @@ impl Pool {
         let mut unsent = 0;
         loop {
             let mut conn = self.take(call.effort).await?;
-            if !(call.wanted)() {
+            if !(call.wanted)(&conn.route) {
                 self.give_back(conn);
                 return Err(Failure::Withdrawn);
             }
-            let response = match conn.send(call.on(&conn.route)).await {
+            let response = match call.send(&mut conn).await {
                 Ok(response) => response,
                 Err(SendError::Sent) => return Err(Failure::Lost),
                 Err(SendError::NotSent) if unsent < MAX_UNSENT => {
@@ -152,12 +176,13 @@ impl Pool {
                 refused = true;
                 // The answer counts also when it names the same key again: whoever refused may have learned it
                 // meanwhile. The connection does not: it was proved with the key that is being replaced.
-                self.finder.ask(Why::Refused, conn.route.generation).await?;
+                self.finder.ask(call.effort.why(Why::Refused), conn.route.generation).await?;
                 continue;
             }
             let (parts, incoming) = response.into_parts();
+            let route = Arc::clone(&conn.route);
             let body = Body::new(incoming, Arc::clone(self), conn);
-            return Ok(Reply { status: parts.status, headers: parts.headers, body });
+            return Ok(Reply { status: parts.status, headers: parts.headers, body, route });
         }
     }
 }

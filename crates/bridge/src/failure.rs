@@ -33,6 +33,11 @@ pub(crate) enum Failure {
     /// Nobody accepts connections there.
     #[error("\"{name}\" does not accept connections at {addr} ({cause}); `thv logs {name}` may tell why")]
     Unreachable { name: Name, addr: SocketAddr, cause: String },
+    /// A session that was lost could not be begun anew, or none could be opened at all.
+    #[error(
+        "no session could be begun with the server: {0}; the request was not sent, and `thv logs` may tell why"
+    )]
+    NoSession(&'static str),
     /// The connection broke after bytes of the request were sent.
     #[error("the connection was lost before the answer came; the request may or may not have run")]
     Lost,
@@ -60,7 +65,7 @@ impl Failure {
             Self::Locate(error) => error.reason,
             Self::KeyRefused(_) => Reason::KeyRefused,
             Self::Stranger { .. } => Reason::Stranger,
-            Self::Unreachable { .. } => Reason::NotRunning,
+            Self::Unreachable { .. } | Self::NoSession(_) => Reason::NotRunning,
             Self::Lost => Reason::ConnectionLost,
             Self::Http { .. } => Reason::UpstreamHttp,
             Self::TooLarge { .. } => Reason::TooLarge,
@@ -108,6 +113,7 @@ mod tests {
             (Failure::Lost, -33002, "connection_lost"),
             (Failure::Stranger { name: name.clone(), addr, why: "no proof" }, -33003, "stranger"),
             (Failure::Unreachable { name, addr, cause: "refused".into() }, -33004, "not_running"),
+            (Failure::NoSession("it takes too long"), -33004, "not_running"),
             (Failure::Http { status, what: "" }, -33005, "upstream_http"),
             (Failure::TooLarge { what: "message", size: Some(9), limit: 8 }, -33006, "too_large"),
             (Failure::ShuttingDown, -33007, "shutting_down"),

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
@@ -12,7 +12,8 @@ use thv_keygen::{Name, SharedKey};
 use thv_wire::code::Reason;
 use tokio::sync::Mutex;
 
-use crate::target::{Locate, LocateError, Target, Why};
+use crate::pool::Effort;
+use crate::target::{Locate, LocateError, Target, Transport, Why};
 
 /// A target in the form in which connections need it.
 pub(crate) struct Route {
@@ -23,13 +24,14 @@ pub(crate) struct Route {
     pub(crate) key: Option<SharedKey>,
     pub(crate) host: HeaderValue,
     pub(crate) uri: Uri,
+    pub(crate) transport: Transport,
     /// The key's text form, marked sensitive; its memory is zeroized with the last copy.
     pub(crate) auth: Option<HeaderValue>,
 }
 
 impl Route {
     fn new(target: Target, generation: u64) -> Result<Self, LocateError> {
-        let Target { addr, path, name, key } = target;
+        let Target { addr, path, transport, name, key } = target;
         let unusable =
             || LocateError::new(Reason::NotRunning, format!("\"{name}\" has no usable endpoint path"));
         if !path.starts_with('/') {
@@ -46,7 +48,7 @@ impl Route {
             }
             None => None,
         };
-        Ok(Self { generation, addr, name, key, host, uri, auth })
+        Ok(Self { generation, addr, name, key, host, uri, transport, auth })
     }
 }
 
@@ -66,17 +68,40 @@ pub(crate) struct Finder {
     locate: Box<dyn Ask>,
     /// How often an answer came, errors included. Written under the lock, read without it.
     answers: AtomicU64,
+    /// Whether there ever was a route, and whether the last one speaks the transport of 2024-11-05. Written under the
+    /// lock, read without it.
+    is_known: AtomicBool,
+    sse: AtomicBool,
     latest: Mutex<Option<Result<Arc<Route>, LocateError>>>,
 }
 
 impl Finder {
     pub(crate) fn new(locate: impl Locate) -> Self {
-        Self { locate: Box::new(locate), answers: AtomicU64::new(0), latest: Mutex::new(None) }
+        Self {
+            locate: Box::new(locate),
+            answers: AtomicU64::new(0),
+            is_known: AtomicBool::new(false),
+            sse: AtomicBool::new(false),
+            latest: Mutex::new(None),
+        }
     }
 
     /// Counts the answers so far. A route of another generation is out of date.
     pub(crate) fn generation(&self) -> u64 {
         self.answers.load(Ordering::Acquire)
+    }
+
+    /// How the workload is spoken to; asks only if nobody did yet.
+    pub(crate) async fn transport(&self, effort: Effort) -> Result<Transport, LocateError> {
+        if !self.is_known.load(Ordering::Acquire) && effort == Effort::Follow {
+            self.route().await?;
+        }
+        Ok(self.known_transport())
+    }
+
+    /// How the workload is spoken to; streamable HTTP while nobody has asked.
+    pub(crate) fn known_transport(&self) -> Transport {
+        if self.sse.load(Ordering::Acquire) { Transport::Sse } else { Transport::Streamable }
     }
 
     /// The current route; asks if there is none.
@@ -97,6 +122,9 @@ impl Finder {
 
     /// Asks anew, unless somebody did since generation `seen`; then that answer counts, errors included, so
     /// that sixty waiting requests do not ask a locked keychain sixty times.
+    ///
+    /// That a mere look found nothing is no answer to anybody else: whoever has a request to send may have the
+    /// workload started.
     pub(crate) async fn ask(&self, why: Why, seen: u64) -> Result<Arc<Route>, LocateError> {
         let mut latest = self.latest.lock().await;
         if self.generation() != seen
@@ -105,10 +133,16 @@ impl Finder {
             return answer.clone();
         }
         let found = self.locate.ask(why).await;
+        if let (Why::Look, Err(error)) = (why, &found) {
+            tracing::debug!(reason = error.reason.as_str(), "looked for in vain");
+            return Err(error.clone());
+        }
         let generation = self.generation() + 1;
         let answer = found.and_then(|target| Route::new(target, generation)).map(Arc::new);
         match &answer {
             Ok(route) => {
+                self.sse.store(route.transport == Transport::Sse, Ordering::Release);
+                self.is_known.store(true, Ordering::Release);
                 tracing::debug!(?why, addr = %route.addr, key_id = ?route.key.as_ref().map(SharedKey::id), "located");
             }
             Err(error) => tracing::debug!(?why, reason = error.reason.as_str(), "not located"),
@@ -143,6 +177,7 @@ mod tests {
         Target {
             addr: ([127, 0, 0, 1], port).into(),
             path: "/mcp".into(),
+            transport: Transport::Streamable,
             name: Name::parse("time").unwrap(),
             key: Some(SharedKey::from_bytes([1; 32])),
         }
@@ -186,6 +221,21 @@ mod tests {
         let again = finder.ask(Why::Unreachable, first.generation).await.unwrap();
         assert_eq!(again.addr.port(), 2);
         assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_look_in_vain_is_no_answer_to_others() {
+        let (finder, asked) = finder(vec![Ok(target(1)), Err(locked()), Ok(target(2)), Ok(target(3))]);
+        let first = finder.route().await.unwrap();
+        let seen = first.generation;
+        assert!(finder.ask(Why::Look, seen).await.is_err());
+        assert_eq!(finder.known().await.unwrap().addr.port(), 1);
+        assert_eq!(finder.ask(Why::Unreachable, seen).await.unwrap().addr.port(), 2);
+        // One that found something is.
+        let seen = finder.generation();
+        finder.ask(Why::Look, seen).await.unwrap();
+        assert_eq!(finder.ask(Why::Unreachable, seen).await.unwrap().addr.port(), 3);
+        assert_eq!(*asked.lock().unwrap(), [Why::Start, Why::Look, Why::Unreachable, Why::Look]);
     }
 
     #[tokio::test]

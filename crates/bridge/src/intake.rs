@@ -18,6 +18,7 @@ use crate::ordered::{Item, ItemKind};
 use crate::pending::Expected;
 use crate::relay::{Initialize, Relay};
 use crate::request::Job;
+use crate::state::Change;
 
 /// What all messages under way together may cost, in KiB.
 const ROOM_KIB: usize = 64 * 1024;
@@ -82,7 +83,7 @@ impl Intake {
                 match (message.kind, message.id) {
                     // The server waits for this answer, and shall not wait for ever.
                     (Some(Kind::Response), Some(id)) => {
-                        self.push(failure.answer(Some(&id)), ItemKind::Response, None, room);
+                        self.push(failure.answer(Some(&id)), ItemKind::Response, Some(&id), room);
                     }
                     (Some(Kind::Response | Kind::Notification), _) => {
                         tracing::warn!(%failure, "message dropped");
@@ -111,7 +112,7 @@ impl Intake {
                         params: one.params.map(|params| line.slice_ref(params.get().as_bytes())),
                         session: None,
                     });
-                    self.request(line.clone(), vec![id], initialize, room, tasks);
+                    self.request(line.clone(), vec![(id, Change::of(&one))], initialize, room, tasks);
                 }
                 (Kind::Notification, _) if one.is("notifications/initialized") => {
                     self.push(line.clone(), ItemKind::Initialized, None, room);
@@ -120,13 +121,15 @@ impl Intake {
                     let cancelled = one.cancelled_id();
                     self.push(line.clone(), ItemKind::Notification, cancelled.as_ref(), room);
                 }
-                _ => self.push(line.clone(), ItemKind::Response, None, room),
+                (_, id) => self.push(line.clone(), ItemKind::Response, id.as_ref(), room),
             },
             Incoming::Batch(parts) => {
                 let of = |kind| move |seen: &&Peek<'_>| seen.kind == kind;
                 let messages = || parts.iter().map(|(_, seen)| seen);
-                let ids: Vec<Id> =
-                    messages().filter(of(Kind::Request)).filter_map(|seen| seen.id.clone()).collect();
+                let ids: Vec<(Id, Option<Change>)> = messages()
+                    .filter(of(Kind::Request))
+                    .filter_map(|seen| Some((seen.id.clone()?, Change::of(seen))))
+                    .collect();
                 if !ids.is_empty() {
                     self.request(line.clone(), ids, None, room, tasks);
                 } else if messages().any(|seen| seen.kind == Kind::Notification) {
@@ -142,14 +145,14 @@ impl Intake {
     fn request(
         &mut self,
         body: Bytes,
-        ids: Vec<Id>,
+        ids: Vec<(Id, Option<Change>)>,
         initialize: Option<Initialize>,
         room: OwnedSemaphorePermit,
         tasks: &mut JoinSet<()>,
     ) {
         let mut expected = Vec::with_capacity(ids.len());
-        for id in ids {
-            let Some(one) = self.relay.pending.expect(id) else {
+        for (id, change) in ids {
+            let Some(one) = self.relay.pending.expect(id, change) else {
                 // Which of the two an answer under that id belongs to could not be told.
                 let taken: Vec<Id> = expected.into_iter().map(|one: Expected| one.id).collect();
                 for id in taken {
@@ -167,16 +170,18 @@ impl Intake {
         tasks.spawn(Arc::clone(&self.relay).run_request(job));
     }
 
-    /// Queues a message that is sent in order.
-    fn push(&mut self, body: Bytes, kind: ItemKind, cancels: Option<&Id>, room: OwnedSemaphorePermit) {
+    /// Queues a message that is sent in order; with the request that it cancels, or the server's that it answers.
+    fn push(&mut self, body: Bytes, kind: ItemKind, about: Option<&Id>, room: OwnedSemaphorePermit) {
         let gate = self.gate.clone();
         let opens = (kind == ItemKind::Initialized).then(|| self.close_gate());
+        let is_response = kind == ItemKind::Response;
         let item = Item {
             body,
             kind,
             gate,
             opens,
-            cancels: cancels.and_then(|id| self.relay.pending.withdraw(id)),
+            cancels: about.filter(|_| !is_response).and_then(|id| self.relay.pending.withdraw(id)),
+            answers: about.filter(|_| is_response).cloned(),
             under_way: self.relay.pending.under_way(),
             room,
         };

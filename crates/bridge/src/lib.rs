@@ -1,8 +1,8 @@
 //! A relay of MCP messages between stdio and a guarded HTTP endpoint.
 //!
 //! [`run`] is what an AI client talks to instead of the server: it reads JSON-RPC messages from one stream, a
-//! line each, posts them to a workload over streamable HTTP (MCP 2025-03-26 to 2025-11-25), and writes what
-//! comes back to another stream, a line each. Every request is answered exactly once, with the server's
+//! line each, posts them to a workload over streamable HTTP (MCP 2025-03-26 to 2025-11-25) or over HTTP with SSE
+//! (MCP 2024-11-05), and writes what comes back to another stream, a line each. Every request is answered exactly once, with the server's
 //! answer or with an error of the relay's own that says what happened (`thv_wire::code`). Lost sessions,
 //! changed keys, moved ports and broken event streams are mended without the client noticing, as far as that
 //! is certain not to run anything twice.
@@ -17,13 +17,18 @@
 //!   sent, unless our own guard refused it before forwarding anything.
 //! - It changes no message. What it must look at, it looks at in place.
 //! - It is not an MCP server: it has no tools, no capabilities and no opinion on methods. It knows
-//!   `initialize`, `notifications/initialized` and `notifications/cancelled`, since HTTP demands it.
+//!   `initialize`, `notifications/initialized` and `notifications/cancelled`, since HTTP demands it, and
+//!   `resources/subscribe`, `resources/unsubscribe` and `logging/setLevel`, to tell them to the next session.
 //!
 //! A line that is not a JSON-RPC message is answered with JSON-RPC's own error under a `null` id, as JSON-RPC
 //! 2.0 (section 5) asks for a request whose id cannot be read.
 #![forbid(unsafe_code)]
 
+mod asked;
+mod backoff;
+mod channel;
 mod dial;
+mod endpoint;
 mod events;
 mod exchange;
 mod failure;
@@ -33,12 +38,14 @@ mod intake;
 mod listener;
 mod ordered;
 mod outbox;
+mod own;
 mod pending;
 mod pool;
 mod relay;
 mod renew;
 mod request;
 mod session;
+mod state;
 mod target;
 
 use std::future::Future;
@@ -54,12 +61,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::channel::Channels;
 use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::intake::Intake;
 use crate::pool::{Effort, Pool};
 use crate::relay::Relay;
-pub use crate::target::{Locate, LocateError, Target, Why};
+use crate::session::Session;
+pub use crate::target::{Locate, LocateError, Target, Transport, Why};
 pub use thv_wire::code::Reason;
 
 /// How long the last words may take: answers to those who still wait, and the end of the session.
@@ -126,13 +135,15 @@ where
     let drain = options.drain;
     let pool = Arc::new(Pool::new(locate));
     let (outbox, writer) = outbox::channel();
-    let relay = Arc::new(Relay::new(options, Arc::clone(&pool), outbox));
+    let (opened, channels) = mpsc::unbounded_channel();
+    let relay = Arc::new(Relay::new(options, Arc::clone(&pool), Channels::new(opened), outbox));
     let (ordered, items) = mpsc::unbounded_channel();
 
     let mut tasks = JoinSet::new();
     let warm = Arc::clone(&pool);
     tasks.spawn(async move { warm.warm_up().await });
     tasks.spawn(Arc::clone(&relay).run_ordered(items));
+    tasks.spawn(Arc::clone(&relay).run_channels(channels));
     tasks.spawn(Arc::clone(&relay).run_listener());
 
     let mut writing = pin!(writer.run(stdout));
@@ -186,8 +197,8 @@ where
 /// Tells the server that the session is over (MCP, "Session Management"). It may refuse.
 async fn end_session(relay: &Relay) {
     let Some(headers) = relay.session.current().delete() else { return };
-    let call =
-        Call { method: Method::DELETE, headers, body: Bytes::new(), effort: Effort::Stay, wanted: &|| true };
+    let post = relay.post(&Session::default(), Bytes::new());
+    let call = Call { method: Method::DELETE, headers, effort: Effort::Stay, ..post };
     if let Err(failure) = relay.pool.exchange(&call).await {
         tracing::debug!(%failure, "session not ended");
     }

@@ -1,7 +1,8 @@
-//! The server's own stream: a GET that stays open while there is a session, for messages that belong to no
-//! request.
+//! The server's own stream: open while there is a session, for messages that belong to no request. Over streamable HTTP
+//! it is a GET of its own; over HTTP with SSE it is the session itself.
 //!
-//! It never starts a workload and never begins a lost session anew: the next request does.
+//! It follows a workload that was restarted or has moved, and begins its session anew there, since a client that only
+//! waits would never hear of it otherwise. It never starts a workload: the next request does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use thv_wire::sse;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use crate::backoff::Backoff;
 use crate::events::{Events, Next};
 use crate::exchange::Call;
 use crate::pool::Effort;
 use crate::relay::Relay;
 use crate::session::Session;
+use crate::target::Transport;
 
 /// The pause before a stream that ended is opened again; doubled while that leads to nothing.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -23,16 +26,25 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The longest such pause.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
+/// What is remembered from one session to the next.
+struct Listening {
+    backoff: Backoff,
+    /// The server has given a stream of its own at least once: then a 404 speaks of the session. There are servers that
+    /// say 404 where 405 is meant, and their sessions are well.
+    had_stream: bool,
+}
+
 impl Relay {
     /// Listens to each session in turn, for ever.
     pub(crate) async fn run_listener(self: Arc<Self>) {
         let mut sessions = self.session.watch();
+        let mut state = Listening { backoff: Backoff::new(PAUSE, MAX_PAUSE), had_stream: false };
         loop {
             let session = sessions.borrow_and_update().clone();
             tokio::select! {
                 biased;
                 changed = sessions.changed() => if changed.is_err() { return },
-                () = self.listen(&session), if session.open => {
+                () = self.listen(&session, &mut state), if session.open => {
                     // There is no stream to be had in this session.
                     if sessions.changed().await.is_err() {
                         return;
@@ -43,14 +55,22 @@ impl Relay {
     }
 
     /// Passes on what the server has to say until it says that there is nothing to be had.
-    async fn listen(&self, session: &Session) {
+    async fn listen(&self, session: &Session, state: &mut Listening) {
+        match self.pool.finder.known_transport() {
+            Transport::Streamable => self.listen_to_get(session, state).await,
+            Transport::Sse => self.keep_channel(&mut state.backoff).await,
+        }
+    }
+
+    async fn listen_to_get(&self, session: &Session, state: &mut Listening) {
         let mut stream: Option<Events> = None;
-        let mut pause = PAUSE;
         loop {
             let last_id = stream.as_ref().and_then(Events::last_id);
             let mut least = PAUSE;
+            let pause = state.backoff.pause();
             match self.open_stream(session, last_id).await {
                 Opened::Stream(body) => {
+                    state.had_stream = true;
                     let events = match &mut stream {
                         Some(events) => {
                             events.resume(body);
@@ -62,17 +82,27 @@ impl Relay {
                         match events.next().await {
                             Next::Message(message) => self.deliver(message, None).await,
                             Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
+                            Next::Endpoint(_) => {}
                             Next::End => break,
                         }
-                        pause = PAUSE;
+                        state.backoff.reset();
                     }
                 }
                 Opened::Never => return,
                 Opened::NotNow => least = pause,
+                Opened::Lost if !state.had_stream => return,
+                Opened::Lost => {
+                    // A session that takes the place of this one ends this wait, and a server that loses them as
+                    // fast as they are begun is asked for further ones ever less often.
+                    sleep(pause).await;
+                    if self.renew(session.generation, Effort::Look).await.is_ok() {
+                        return;
+                    }
+                    continue;
+                }
             }
             let wanted = stream.as_ref().and_then(Events::retry);
             sleep(wanted.unwrap_or(pause).max(least)).await;
-            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
@@ -80,15 +110,15 @@ impl Relay {
         let call = Call {
             method: Method::GET,
             headers: session.get(last_id),
-            body: Bytes::new(),
-            effort: Effort::Stay,
-            wanted: &|| true,
+            effort: Effort::Look,
+            ..self.post(session, Bytes::new())
         };
         match self.pool.exchange(&call).await {
             Ok(reply) if reply.status == StatusCode::OK && reply.is(sse::MEDIA_TYPE) => {
                 Opened::Stream(reply.body)
             }
             Ok(reply) if reply.status.is_server_error() => Opened::NotNow,
+            Ok(reply) if reply.status == StatusCode::NOT_FOUND && session.id.is_some() => Opened::Lost,
             Ok(reply) => {
                 tracing::debug!(status = %reply.status, "the server has no stream of its own");
                 Opened::Never
@@ -99,11 +129,30 @@ impl Relay {
             }
         }
     }
+
+    /// Keeps a session open over HTTP with SSE, whose stream is read elsewhere.
+    async fn keep_channel(&self, backoff: &mut Backoff) {
+        loop {
+            match self.channel(Effort::Look, false).await {
+                Ok(channel) => {
+                    let since = Instant::now();
+                    channel.closed().await;
+                    if since.elapsed() > MAX_PAUSE {
+                        backoff.reset();
+                    }
+                }
+                Err(failure) => tracing::debug!(%failure, "the session cannot be begun anew now"),
+            }
+            sleep(backoff.pause()).await;
+        }
+    }
 }
 
 enum Opened {
     Stream(crate::exchange::Body),
-    /// 405, or a session that is lost.
+    /// 405, or something like it.
     Never,
+    /// 404 in a session.
+    Lost,
     NotNow,
 }

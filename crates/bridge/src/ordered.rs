@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use thv_wire::message::Id;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
-use crate::exchange::Call;
+use crate::channel::finish;
+use crate::exchange::{Call, Reply};
+use crate::failure::Failure;
 use crate::gate::{Gate, Opener};
 use crate::pending::{UnderWay, Withdrawal};
 use crate::pool::Effort;
 use crate::relay::Relay;
 use crate::session::Session;
+use crate::target::Transport;
 
 /// How long a server may take to accept a message before the next one is sent all the same: a server that
 /// forgets one must not silence the client for ever.
@@ -29,6 +33,8 @@ pub(crate) struct Item {
     pub(crate) opens: Option<Opener>,
     /// The request that it cancels.
     pub(crate) cancels: Option<Withdrawal>,
+    /// The request of the server's that it answers.
+    pub(crate) answers: Option<Id>,
     pub(crate) under_way: UnderWay,
     pub(crate) room: OwnedSemaphorePermit,
 }
@@ -57,25 +63,66 @@ impl Relay {
     }
 
     async fn send_ordered(&self, item: &Item) {
-        let session = self.session.current();
-        let post = Call { effort: effort(&session), ..self.post(&session, item.body.clone()) };
-        let mut outcome = self.pool.exchange(&post).await;
-        if let Ok(reply) = &outcome
-            && reply.status == StatusCode::NOT_FOUND
-            && session.id.is_some()
-            && item.kind == ItemKind::Notification
-            && self.renew(session.generation).await.is_ok()
-        {
-            outcome = self.pool.exchange(&self.post(&self.session.current(), item.body.clone())).await;
+        if item.answers.as_ref().is_some_and(|id| self.asked.take_is_lost(id)) {
+            tracing::debug!("answer dropped: the session that asked is lost");
+            return;
         }
+        let effort = effort(&self.session.current());
+        let outcome = match self.pool.finder.transport(effort).await {
+            Ok(Transport::Streamable) => self.post_ordered(item, effort).await,
+            Ok(Transport::Sse) => self.post_ordered_on_channel(item, effort).await,
+            Err(error) => Err(error.into()),
+        };
         match outcome {
             Ok(reply) if reply.status.is_success() => {
                 if item.kind == ItemKind::Initialized {
                     self.session.open();
                 }
+                finish(reply).await;
             }
             Ok(reply) => tracing::warn!(kind = ?item.kind, status = %reply.status, "message refused"),
             Err(failure) => tracing::warn!(kind = ?item.kind, %failure, "message not delivered"),
+        }
+    }
+
+    async fn post_ordered(&self, item: &Item, effort: Effort) -> Result<Reply, Failure> {
+        let session = self.session.current();
+        let post = Call { effort, ..self.post(&session, item.body.clone()) };
+        let reply = self.pool.exchange(&post).await?;
+        let is_lost = reply.status == StatusCode::NOT_FOUND && session.id.is_some();
+        if is_lost
+            && item.kind == ItemKind::Notification
+            && self.renew(session.generation, effort).await.is_ok()
+        {
+            let session = self.session.current();
+            let post = Call { effort, ..self.post(&session, item.body.clone()) };
+            return self.pool.exchange(&post).await;
+        }
+        Ok(reply)
+    }
+
+    async fn post_ordered_on_channel(&self, item: &Item, effort: Effort) -> Result<Reply, Failure> {
+        let mut again = true;
+        loop {
+            let channel = match item.kind {
+                ItemKind::Notification => self.channel(effort, false).await?,
+                // The one that it belongs to, or none.
+                ItemKind::Initialized | ItemKind::Response => {
+                    self.channels.usable(false).ok_or(Failure::Lost)?
+                }
+            };
+            let session = self.session.current();
+            match self.post_on(&channel, &session, item.body.clone(), effort, &|| true).await {
+                Ok(reply) if reply.status == StatusCode::NOT_FOUND => {
+                    channel.close();
+                    if !std::mem::take(&mut again) {
+                        return Ok(reply);
+                    }
+                }
+                // Not sent, since the channel was closed meanwhile.
+                Err(Failure::Withdrawn) if std::mem::take(&mut again) => {}
+                outcome => return outcome,
+            }
         }
     }
 }
@@ -83,5 +130,5 @@ impl Relay {
 /// What is said within a session ends with it: it is no reason to start a server that is gone, to which it would mean
 /// nothing. Before the first session there is nothing to lose and a server to be found.
 fn effort(session: &Session) -> Effort {
-    if session.generation == 0 { Effort::Follow } else { Effort::Stay }
+    if session.generation == 0 { Effort::Follow } else { Effort::Look }
 }

@@ -3,21 +3,35 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thv_wire::message::Id;
 use tokio::sync::watch;
 
+use crate::state::Change;
+
 /// The requests that are owed an answer, and the number of other messages on their way.
 pub(crate) struct Pending {
-    requests: Mutex<HashMap<Id, watch::Sender<bool>>>,
+    requests: Mutex<HashMap<Id, Owed>>,
     /// Requests owed and messages under way.
     load: watch::Sender<usize>,
+    serial: AtomicU64,
+}
+
+/// One request that is owed an answer, seen from whoever may have it. The request settles when this is dropped.
+pub(crate) struct Owed {
+    withdrawn: watch::Sender<bool>,
+    serial: u64,
+    /// What the server remembers if it succeeds.
+    pub(crate) change: Option<Change>,
 }
 
 /// One request that is owed an answer, seen from the task that gets it.
 pub(crate) struct Expected {
     pub(crate) id: Id,
+    /// Tells it from a later request of the same id.
+    serial: u64,
     /// True from the moment the client withdraws the request; closed when nobody waits any more.
     withdrawn: watch::Receiver<bool>,
 }
@@ -26,6 +40,11 @@ impl Expected {
     /// Whether the client has cancelled it.
     pub(crate) fn is_withdrawn(&self) -> bool {
         *self.withdrawn.borrow()
+    }
+
+    /// Whether it is answered, or cancelled and the server told.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.withdrawn.has_changed().is_err()
     }
 
     /// Returns when it is answered, or when it was cancelled and the server has been told.
@@ -49,21 +68,22 @@ impl Drop for UnderWay {
 
 impl Pending {
     pub(crate) fn new() -> Self {
-        Self { requests: Mutex::default(), load: watch::Sender::new(0) }
+        Self { requests: Mutex::default(), load: watch::Sender::new(0), serial: AtomicU64::new(0) }
     }
 
-    fn requests(&self) -> MutexGuard<'_, HashMap<Id, watch::Sender<bool>>> {
+    fn requests(&self) -> MutexGuard<'_, HashMap<Id, Owed>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a request on the list; nothing if one of that id waits already.
-    pub(crate) fn expect(&self, id: Id) -> Option<Expected> {
+    pub(crate) fn expect(&self, id: Id, change: Option<Change>) -> Option<Expected> {
         let mut requests = self.requests();
         let Entry::Vacant(vacant) = requests.entry(id.clone()) else { return None };
         let (sender, withdrawn) = watch::channel(false);
-        vacant.insert(sender);
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        vacant.insert(Owed { withdrawn: sender, serial, change });
         self.load.send_modify(|load| *load += 1);
-        Some(Expected { id, withdrawn })
+        Some(Expected { id, serial, withdrawn })
     }
 
     /// Whether a request waits for its answer.
@@ -71,16 +91,31 @@ impl Pending {
         self.requests().contains_key(id)
     }
 
-    /// Takes a request off the list. Whoever gets `true` answers it.
-    pub(crate) fn take(&self, id: &Id) -> bool {
-        self.remove(id).is_some()
+    /// Takes a request off the list. Whoever gets it answers it.
+    pub(crate) fn take(&self, id: &Id) -> Option<Owed> {
+        let owed = self.requests().remove(id)?;
+        self.load.send_modify(|load| *load -= 1);
+        Some(owed)
+    }
+
+    /// Takes this very request off the list. Whoever gets it answers it.
+    pub(crate) fn take_this(&self, expected: &Expected) -> Option<Owed> {
+        let mut requests = self.requests();
+        let Entry::Occupied(entry) = requests.entry(expected.id.clone()) else { return None };
+        if entry.get().serial != expected.serial {
+            return None;
+        }
+        let owed = entry.remove();
+        drop(requests);
+        self.load.send_modify(|load| *load -= 1);
+        Some(owed)
     }
 
     /// Takes a request off the list because the client cancelled it. It will not be sent if it was not yet.
     pub(crate) fn withdraw(&self, id: &Id) -> Option<Withdrawal> {
-        let sender = self.remove(id)?;
-        sender.send_replace(true);
-        Some(Withdrawal(sender))
+        let Owed { withdrawn, .. } = self.take(id)?;
+        withdrawn.send_replace(true);
+        Some(Withdrawal(withdrawn))
     }
 
     /// Takes all requests off the list.
@@ -101,12 +136,6 @@ impl Pending {
         // The channel cannot be closed: its sender lives as long as this.
         let _ = self.load.subscribe().wait_for(|load| *load == 0).await;
     }
-
-    fn remove(&self, id: &Id) -> Option<watch::Sender<bool>> {
-        let sender = self.requests().remove(id)?;
-        self.load.send_modify(|load| *load -= 1);
-        Some(sender)
-    }
 }
 
 #[cfg(test)]
@@ -123,22 +152,34 @@ mod tests {
     #[test]
     fn an_answer_is_taken_once() {
         let pending = Pending::new();
-        let expected = pending.expect(Id::number(1)).unwrap();
-        assert!(pending.expect(Id::number(1)).is_none());
+        let expected = pending.expect(Id::number(1), None).unwrap();
+        assert!(pending.expect(Id::number(1), None).is_none());
         assert!(!is_ready(expected.settled()));
-        assert!(pending.take(&Id::number(1)));
-        assert!(!pending.take(&Id::number(1)));
+        assert!(pending.take(&Id::number(1)).is_some());
+        assert!(pending.take(&Id::number(1)).is_none());
         assert!(is_ready(expected.settled()));
         assert!(!expected.is_withdrawn());
     }
 
     #[test]
+    fn a_later_request_of_the_same_id_is_another_one() {
+        let pending = Pending::new();
+        let first = pending.expect(Id::number(1), None).unwrap();
+        assert!(pending.take(&Id::number(1)).is_some());
+        let second = pending.expect(Id::number(1), None).unwrap();
+        assert!(first.is_settled() && !second.is_settled());
+        assert!(pending.take_this(&first).is_none());
+        assert!(pending.take_this(&second).is_some());
+        assert!(second.is_settled());
+    }
+
+    #[test]
     fn a_cancelled_request_settles_when_the_server_was_told() {
         let pending = Pending::new();
-        let expected = pending.expect(Id::number(1)).unwrap();
+        let expected = pending.expect(Id::number(1), None).unwrap();
         let withdrawal = pending.withdraw(&Id::number(1)).unwrap();
         assert!(expected.is_withdrawn());
-        assert!(!pending.take(&Id::number(1)));
+        assert!(pending.take(&Id::number(1)).is_none());
         assert!(!is_ready(expected.settled()));
         drop(withdrawal);
         assert!(is_ready(expected.settled()));
@@ -148,10 +189,10 @@ mod tests {
     fn is_idle_when_nobody_waits_and_nothing_is_under_way() {
         let pending = Pending::new();
         assert!(is_ready(pending.idle()));
-        let _one = pending.expect(Id::number(1));
-        let _two = pending.expect(Id::number(2));
+        let _one = pending.expect(Id::number(1), None);
+        let _two = pending.expect(Id::number(2), None);
         let under_way = pending.under_way();
-        assert!(pending.take(&Id::number(1)));
+        assert!(pending.take(&Id::number(1)).is_some());
         assert_eq!(pending.take_all(), [Id::number(2)]);
         assert!(!is_ready(pending.idle()));
         drop(under_way);

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::backoff::Backoff;
 use crate::dial::{DialError, dial};
 use crate::failure::Failure;
 use crate::finder::{Finder, Route};
@@ -37,22 +38,33 @@ const MAX_DIALING: usize = 16;
 /// How long a connection that came back may take until it is ready for the next request.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// The pauses between further attempts at an address that was named again and refuses connections.
-const BACKOFF: [Duration; 4] = [
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-];
+/// The pauses between further attempts at an address that was named again and takes no connections: a supervisor
+/// that is coming up, or one that is just ending.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+
+/// How many such attempts there are, before and again after asking for the last time where the workload is.
+const ATTEMPTS: u32 = 4;
+
+/// How often one connection may ask where the workload is because nobody could be reached.
+const MAX_ASKED: u32 = 2;
 
 /// What may be done to get a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// Ask where the workload is as often as needed; that may start it.
     Follow,
-    /// Do not ask where it is if nobody listens: neither a background stream nor a notification is a reason to start
-    /// a workload.
+    /// Ask where it is, and do not have it started: neither a background stream nor a notification is a reason to.
+    Look,
+    /// Do not ask where it is if nobody listens.
     Stay,
+}
+
+impl Effort {
+    /// How to put a question that one with a request would put as `why`.
+    pub(crate) fn why(self, why: Why) -> Why {
+        if self == Self::Follow { why } else { Why::Look }
+    }
 }
 
 /// All connections of one relay.
@@ -175,53 +187,65 @@ impl Pool {
     }
 
     async fn connect(&self, effort: Effort) -> Result<Conn, Failure> {
+        let ask = |why, seen| self.finder.ask(effort.why(why), seen);
         let mut route = match effort {
             Effort::Follow => self.finder.route().await?,
+            Effort::Look => match self.finder.known().await {
+                Some(route) => route,
+                None => ask(Why::Look, self.finder.generation()).await?,
+            },
             Effort::Stay => self.finder.known().await.ok_or(Failure::Withdrawn)?,
         };
         let mut reread = false;
-        let mut moved = effort == Effort::Stay;
-        let mut pauses = BACKOFF.iter();
+        let max_asked = match effort {
+            Effort::Follow => MAX_ASKED,
+            Effort::Look => 1,
+            Effort::Stay => 0,
+        };
+        let mut asked = 0;
+        // There is time for a supervisor to come up only if somebody waits for it.
+        let max_attempts = if effort == Effort::Follow { ATTEMPTS } else { 0 };
+        let mut attempts = 0;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let stranger = |why| Failure::Stranger { name: route.name.clone(), addr: route.addr, why };
-            match dial(&route).await {
+            let failure = match dial(&route).await {
                 Ok(stream) => {
                     return Conn::open(stream, Arc::clone(&route)).await.map_err(|e| unreachable(&route, &e));
                 }
                 Err(DialError::UnknownKey) if !reread => {
                     reread = true;
-                    route = self.finder.ask(Why::Refused, route.generation).await?;
+                    route = ask(Why::Refused, route.generation).await?;
+                    continue;
                 }
                 Err(DialError::UnknownKey) => return Err(stranger("it does not know the key")),
-                Err(DialError::HungUp) if !moved => {
-                    moved = true;
-                    route = self.finder.ask(Why::Unreachable, route.generation).await?;
-                }
-                Err(DialError::HungUp) => return Err(stranger("it hung up")),
                 Err(DialError::Stranger(why)) => {
                     // Somebody may have taken the port that the workload had before it moved. The one who sits
                     // there is not asked a second time.
                     let failure = stranger(why);
                     let avoided = route.addr;
-                    if !moved {
-                        moved = true;
-                        route = self.finder.ask(Why::Unreachable, route.generation).await?;
+                    if asked < max_asked {
+                        asked = max_asked;
+                        route = ask(Why::Unreachable, route.generation).await?;
                     }
                     if route.addr == avoided {
                         return Err(failure);
                     }
+                    continue;
                 }
-                Err(DialError::Unreachable(error)) => {
-                    if !moved {
-                        moved = true;
-                        route = self.finder.ask(Why::Unreachable, route.generation).await?;
-                        continue;
-                    }
-                    match pauses.next() {
-                        Some(pause) if effort == Effort::Follow => sleep(*pause).await,
-                        _ => return Err(unreachable(&route, &error)),
-                    }
-                }
+                Err(DialError::HungUp) => stranger("it hung up"),
+                Err(DialError::Unreachable(error)) => unreachable(&route, &error),
+            };
+            if asked > 0 && attempts < max_attempts {
+                attempts += 1;
+                sleep(backoff.pause()).await;
+            } else if asked < max_asked {
+                asked += 1;
+                attempts = 0;
+                backoff.reset();
+                route = ask(Why::Unreachable, route.generation).await?;
+            } else {
+                return Err(failure);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What all tasks of a relay share, and the one way by which the server's messages reach the client.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Method};
@@ -9,19 +9,30 @@ use thv_wire::message::{Id, Incoming, Kind, Peek, peek};
 use tokio::sync::Semaphore;
 
 use crate::Options;
+use crate::asked::Asked;
+use crate::channel::Channels;
 use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::outbox::Outbox;
-use crate::pending::Pending;
+use crate::own::Own;
+use crate::pending::{Expected, Owed, Pending};
 use crate::pool::{Effort, Pool};
 use crate::session::{Session, Sessions};
+use crate::state::Told;
 
 /// The state of one relay.
 pub(crate) struct Relay {
     pub(crate) options: Options,
     pub(crate) pool: Arc<Pool>,
     pub(crate) session: Sessions,
+    /// Used only where the server speaks the transport of 2024-11-05.
+    pub(crate) channels: Channels,
     pub(crate) pending: Pending,
+    /// Requests of the relay's own.
+    pub(crate) own: Own,
+    /// Requests of the server's.
+    pub(crate) asked: Asked,
+    told: Mutex<Told>,
     pub(crate) outbox: Outbox,
     /// One for each request that may be with the server at the same time.
     pub(crate) slots: Semaphore,
@@ -36,28 +47,68 @@ pub(crate) struct Initialize {
 }
 
 impl Relay {
-    pub(crate) fn new(options: Options, pool: Arc<Pool>, outbox: Outbox) -> Self {
+    pub(crate) fn new(options: Options, pool: Arc<Pool>, channels: Channels, outbox: Outbox) -> Self {
         let slots = Semaphore::new(options.max_in_flight);
-        Self { options, pool, session: Sessions::new(), pending: Pending::new(), outbox, slots }
+        Self {
+            options,
+            pool,
+            session: Sessions::new(),
+            channels,
+            pending: Pending::new(),
+            own: Own::default(),
+            asked: Asked::default(),
+            told: Mutex::default(),
+            outbox,
+            slots,
+        }
+    }
+
+    /// What the client has told the server to remember.
+    pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A POST of a message that is sent whatever happens meanwhile.
     pub(crate) fn post(&self, session: &Session, body: Bytes) -> Call<'static> {
-        Call { method: Method::POST, headers: session.post(), body, effort: Effort::Follow, wanted: &|| true }
+        Call {
+            method: Method::POST,
+            headers: session.post(),
+            body,
+            effort: Effort::Follow,
+            to: None,
+            wanted: &|_| true,
+            until: None,
+        }
     }
 
-    /// Answers a request in the server's stead, if it still waits.
+    /// Answers the request of this id in the server's stead, if it still waits.
     pub(crate) async fn fail(&self, id: &Id, failure: &Failure) {
         tracing::debug!(%failure, "request failed");
-        self.answer(id, failure.answer(Some(id))).await;
+        self.settle(id, failure.answer(Some(id)), false).await;
     }
 
-    /// Answers a request, if it still waits.
-    pub(crate) async fn answer(&self, id: &Id, line: Bytes) {
-        if let Some(slot) = self.outbox.reserve(line.len()).await
-            && self.pending.take(id)
+    /// Answers this very request, if it still waits, with an error.
+    pub(crate) async fn refuse(&self, expected: &Expected, error: Bytes) {
+        if let Some(slot) = self.outbox.reserve(error.len()).await
+            && self.pending.take_this(expected).is_some()
         {
+            slot.send(error);
+        }
+    }
+
+    async fn settle(&self, id: &Id, line: Bytes, succeeded: bool) {
+        if let Some(slot) = self.outbox.reserve(line.len()).await
+            && let Some(owed) = self.pending.take(id)
+        {
+            self.note(owed, succeeded);
             slot.send(line);
+        }
+    }
+
+    /// Takes note of what the server remembers from now on.
+    fn note(&self, owed: Owed, succeeded: bool) {
+        if let Some(change) = owed.change.filter(|_| succeeded) {
+            self.told().apply(change);
         }
     }
 
@@ -65,17 +116,22 @@ impl Relay {
     /// wait for them. What is no message goes nowhere, since the client's input is for messages only.
     pub(crate) async fn deliver(&self, message: Bytes, initialize: Option<&Initialize>) {
         match peek(&message) {
-            Ok(Incoming::One(seen)) => match seen.kind {
-                Kind::Request | Kind::Notification => self.outbox.send(to_line(message)).await,
-                Kind::Response => {
-                    let Some(id) = seen.id.clone().filter(|id| self.pending.contains(id)) else {
+            Ok(Incoming::One(seen)) => match (seen.kind, seen.id.clone()) {
+                (Kind::Response, id) => {
+                    let Some(id) = id.filter(|id| self.awaits(id, &message)) else {
                         tracing::debug!("answer to nobody dropped");
                         return;
                     };
                     if let Some(initialize) = initialize.filter(|initialize| initialize.id == id) {
                         self.begin(initialize, &seen);
                     }
-                    self.answer(&id, to_line(message)).await;
+                    self.settle(&id, to_line(message.clone()), seen.result.is_some()).await;
+                }
+                (_, id) => {
+                    if let Some(id) = id {
+                        self.asked.note(id);
+                    }
+                    self.outbox.send(to_line(message.clone())).await;
                 }
             },
             Ok(Incoming::Batch(parts)) => self.deliver_batch(&message, &parts).await,
@@ -85,10 +141,19 @@ impl Relay {
         }
     }
 
+    /// Whether the client waits for this answer. One to a request of the relay's own is handed over here.
+    fn awaits(&self, id: &Id, answer: &Bytes) -> bool {
+        self.pending.contains(id) || {
+            self.own.take(id, answer);
+            false
+        }
+    }
+
     /// Takes note of the session before the client hears of it: its next message belongs to it.
     fn begin(&self, initialize: &Initialize, answer: &Peek<'_>) {
         if answer.result.is_some() {
             let version = answer.protocol_version();
+            self.told().clear();
             self.session.begin(initialize.session.clone(), version.as_deref(), initialize.params.clone());
         }
     }
@@ -96,8 +161,18 @@ impl Relay {
     async fn deliver_batch(&self, message: &Bytes, parts: &[(&serde_json::value::RawValue, Peek<'_>)]) {
         let Some(slot) = self.outbox.reserve(message.len()).await else { return };
         let is_for_client = |seen: &Peek<'_>| match (seen.kind, &seen.id) {
-            (Kind::Response, Some(id)) => self.pending.take(id),
+            (Kind::Response, Some(id)) => match self.pending.take(id) {
+                Some(owed) => {
+                    self.note(owed, seen.result.is_some());
+                    true
+                }
+                None => false,
+            },
             (Kind::Response, None) => false,
+            (_, Some(id)) => {
+                self.asked.note(id.clone());
+                true
+            }
             _ => true,
         };
         let passed: Vec<&str> =

@@ -14,14 +14,18 @@ use thv_wire::sse;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
+use crate::backoff::Backoff;
+use crate::channel::finish;
 use crate::events::{Events, Next};
 use crate::exchange::{Call, Reply};
 use crate::failure::Failure;
+use crate::finder::Route;
 use crate::gate::{Gate, Opener};
 use crate::pending::Expected;
 use crate::pool::Effort;
 use crate::relay::{Initialize, Relay};
 use crate::session::Session;
+use crate::target::Transport;
 
 /// How long a stream may go on after its last answer. The server should end it (MCP, `basic/transports`).
 const LINGER: Duration = Duration::from_secs(1);
@@ -29,8 +33,14 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The pause before a broken stream is resumed where the server names none.
 const RESUME_AFTER: Duration = Duration::from_millis(250);
 
+/// The longest pause before it is resumed another time after that led to nothing.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
 /// How many attempts to resume may fail in a row.
 const MAX_MISSES: u32 = 5;
+
+/// How many streams a request may be meant for until it is posted to one.
+const MAX_CHANNELS: u32 = 4;
 
 /// The longest body of an HTTP error that is looked at.
 const MAX_ERROR: usize = 1024 * 1024;
@@ -47,23 +57,37 @@ pub(crate) struct Job {
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
+impl Job {
+    /// Whether the client still waits for any of it.
+    fn is_wanted(&self) -> bool {
+        !self.expected.iter().all(Expected::is_withdrawn)
+    }
+
+    /// Whether any of it is still owed an answer.
+    fn is_waiting(&self) -> bool {
+        !self.expected.iter().all(|expected| expected.is_withdrawn() || expected.is_settled())
+    }
+
+    /// Returns when all of it is settled.
+    async fn settled(&self) {
+        for expected in &self.expected {
+            expected.settled().await;
+        }
+    }
+}
+
 impl Relay {
     /// Gets a request answered.
     pub(crate) async fn run_request(self: Arc<Self>, mut job: Job) {
         let opens = job.opens.take();
         let initialize = job.initialize.take();
         let mut work = pin!(self.work(&job, initialize));
-        let settled = async {
-            for expected in &job.expected {
-                expected.settled().await;
-            }
-        };
         tokio::select! {
             biased;
             () = &mut work => return,
-            () = settled => drop(opens),
+            () = job.settled() => drop(opens),
         }
-        if !job.expected.iter().all(Expected::is_withdrawn) {
+        if job.is_wanted() {
             // Reading to the end keeps the connection.
             let _ = timeout(LINGER, work).await;
         }
@@ -74,19 +98,28 @@ impl Relay {
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await;
         if let Err(failure) = Box::pin(self.send_and_receive(job, initialize)).await {
+            tracing::debug!(%failure, "request failed");
             for expected in &job.expected {
-                self.fail(&expected.id, &failure).await;
+                self.refuse(expected, failure.answer(Some(&expected.id))).await;
             }
         }
     }
 
     async fn send_and_receive(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
-        let wanted = || !job.expected.iter().all(Expected::is_withdrawn);
+        match self.pool.finder.transport(Effort::Follow).await? {
+            Transport::Streamable => self.post_and_receive(job, initialize).await,
+            Transport::Sse => self.post_and_hear(job, initialize).await,
+        }
+    }
+
+    /// Over streamable HTTP: the reply holds the answer.
+    async fn post_and_receive(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
+        let wanted = |_: &Route| job.is_wanted();
         let post = |session: &Session| Call { wanted: &wanted, ..self.post(session, job.body.clone()) };
         let mut session = if initialize.is_some() { Session::default() } else { self.session.current() };
         let mut reply = self.pool.exchange(&post(&session)).await?;
         if reply.status == StatusCode::NOT_FOUND && session.id.is_some() {
-            match self.renew(session.generation).await {
+            match self.renew(session.generation, Effort::Follow).await {
                 Ok(()) => {
                     session = self.session.current();
                     reply = self.pool.exchange(&post(&session)).await?;
@@ -108,8 +141,44 @@ impl Relay {
         }
     }
 
-    fn is_waiting(&self, job: &Job) -> bool {
-        job.expected.iter().any(|expected| self.pending.contains(&expected.id))
+    /// Over HTTP with SSE: the reply only accepts the request, and the answer comes on the session's stream.
+    async fn post_and_hear(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
+        let initialize = initialize.map(Arc::new);
+        let mut refused = false;
+        for _ in 0..MAX_CHANNELS {
+            let channel = self.channel(Effort::Follow, initialize.is_some()).await?;
+            let session = match &initialize {
+                Some(initialize) => {
+                    channel.begin(initialize);
+                    Session::default()
+                }
+                None => self.session.current(),
+            };
+            let wanted = || job.is_wanted();
+            match self.post_on(&channel, &session, job.body.clone(), Effort::Follow, &wanted).await {
+                Ok(reply) if reply.status.is_success() => {
+                    finish(reply).await;
+                    return tokio::select! {
+                        () = job.settled() => Ok(()),
+                        () = channel.closed() => Err(Failure::Lost),
+                    };
+                }
+                // A session that is over: the server forwarded nothing.
+                Ok(reply)
+                    if !refused
+                        && (reply.status == StatusCode::NOT_FOUND
+                            || reply.status.is_client_error() && channel.is_closed()) =>
+                {
+                    refused = true;
+                    channel.close();
+                }
+                Ok(reply) => return self.receive_error(reply, job).await,
+                // Not sent, since the channel was closed meanwhile.
+                Err(Failure::Withdrawn) if job.is_wanted() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(Failure::NoSession("it breaks off again and again"))
     }
 
     async fn receive_json(
@@ -121,7 +190,7 @@ impl Relay {
         let status = reply.status;
         let body = reply.body.collect(self.options.max_answer_bytes).await?;
         self.deliver_or_adopt(body, job, initialize).await;
-        if self.is_waiting(job) { Err(Failure::Http { status, what: "no answer in it" }) } else { Ok(()) }
+        if job.is_waiting() { Err(Failure::Http { status, what: "no answer in it" }) } else { Ok(()) }
     }
 
     async fn receive_error(&self, reply: Reply, job: &Job) -> Result<(), Failure> {
@@ -130,7 +199,7 @@ impl Relay {
         if let Ok(body) = reply.body.collect(MAX_ERROR.min(self.options.max_answer_bytes)).await {
             self.deliver_or_adopt(body, job, None).await;
         }
-        if self.is_waiting(job) { Err(Failure::Http { status, what: "" }) } else { Ok(()) }
+        if job.is_waiting() { Err(Failure::Http { status, what: "" }) } else { Ok(()) }
     }
 
     /// Delivers a body. An error in it under no id, or a stranger's, is about the request that it replies to:
@@ -148,7 +217,7 @@ impl Relay {
         };
         let Some(error) = error else { return self.deliver(body, initialize).await };
         for expected in &job.expected {
-            self.answer(&expected.id, with_id(&expected.id, &error)).await;
+            self.refuse(expected, with_id(&expected.id, &error)).await;
         }
     }
 
@@ -160,12 +229,14 @@ impl Relay {
         initialize: Option<&Initialize>,
     ) -> Result<(), Failure> {
         let mut events = Events::new(reply.body, self.options.max_answer_bytes);
+        let mut backoff = Backoff::new(RESUME_AFTER, MAX_PAUSE);
         loop {
             match events.next().await {
                 Next::Message(message) => self.deliver(message, initialize).await,
                 Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
-                Next::End if !self.is_waiting(job) => return Ok(()),
-                Next::End => self.resume(&mut events, session).await?,
+                Next::Endpoint(_) => {}
+                Next::End if !job.is_waiting() => return Ok(()),
+                Next::End => self.resume(&mut events, session, &mut backoff).await?,
             }
         }
     }
@@ -180,17 +251,30 @@ impl Relay {
 
     /// Takes a stream up again that ended before its answer (MCP 2025-11-25, "Resumability and Redelivery").
     /// From here on everything that goes wrong is a lost connection: the request was sent.
-    async fn resume(&self, events: &mut Events, session: &Session) -> Result<(), Failure> {
-        let mut pause = RESUME_AFTER;
+    ///
+    /// No workload is started for it, since a new one knows nothing of the stream.
+    async fn resume(
+        &self,
+        events: &mut Events,
+        session: &Session,
+        backoff: &mut Backoff,
+    ) -> Result<(), Failure> {
+        let mut least = Duration::ZERO;
+        if events.take_news() {
+            backoff.reset();
+        } else {
+            // A server that ends each stream without a word is asked ever less often, whatever it wishes.
+            least = backoff.pause();
+        }
         for _ in 0..MAX_MISSES {
             let last_id = events.last_id().ok_or(Failure::Lost)?;
-            sleep(events.retry().unwrap_or(pause)).await;
+            let pause = backoff.pause();
+            sleep(events.retry().unwrap_or(pause).max(least)).await;
             let call = Call {
                 method: Method::GET,
                 headers: session.get(Some(last_id)),
-                body: Bytes::new(),
-                effort: Effort::Follow,
-                wanted: &|| true,
+                effort: Effort::Look,
+                ..self.post(session, Bytes::new())
             };
             match self.pool.exchange(&call).await {
                 Ok(reply) if reply.status == StatusCode::OK && reply.is(sse::MEDIA_TYPE) => {
@@ -199,10 +283,10 @@ impl Relay {
                 }
                 Ok(reply) if reply.status.is_server_error() => {}
                 Ok(_) => return Err(Failure::Lost),
-                Err(Failure::Lost | Failure::Unreachable { .. }) => {}
+                Err(Failure::Lost | Failure::Unreachable { .. } | Failure::Locate(_)) => {}
                 Err(_) => return Err(Failure::Lost),
             }
-            pause *= 2;
+            least = pause;
         }
         Err(Failure::Lost)
     }

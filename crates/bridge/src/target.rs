@@ -7,6 +7,18 @@ use std::net::SocketAddr;
 use thv_keygen::{Name, SharedKey};
 use thv_wire::code::Reason;
 
+/// How a workload's server is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Streamable HTTP, since MCP 2025-03-26: each message is a POST, its answer the reply.
+    #[default]
+    Streamable,
+    /// HTTP with SSE, of MCP 2024-11-05: one GET stream carries all that the server says, its first event names where
+    /// messages are posted. [`Target::path`] is the path of the stream, `/sse` as a rule.
+    Sse,
+}
+
 /// One workload's endpoint, and the key for it.
 #[derive(Clone)]
 pub struct Target {
@@ -14,6 +26,8 @@ pub struct Target {
     pub addr: SocketAddr,
     /// Path of the endpoint, `/mcp` as a rule.
     pub path: String,
+    /// How that endpoint is spoken to.
+    pub transport: Transport,
     /// The workload's name, which the server proof covers.
     pub name: Name,
     /// The current key. `None` only for a workload whose run config has no shared-key authentication: such a
@@ -26,6 +40,7 @@ impl fmt::Debug for Target {
         f.debug_struct("Target")
             .field("addr", &self.addr)
             .field("path", &self.path)
+            .field("transport", &self.transport)
             .field("name", &self.name.as_str())
             .field("key_id", &self.key.as_ref().map(SharedKey::id))
             .finish()
@@ -42,6 +57,9 @@ pub enum Why {
     Refused,
     /// Nobody listens there, or somebody else does: is the workload alive, and where?
     Unreachable,
+    /// Nobody waits for it: where is the workload now, and which key opens it? It must not be started for this. Read
+    /// past every cache, and answered at once: the relay asks again if it still has reason to.
+    Look,
 }
 
 /// Finds a workload and its key.
@@ -83,6 +101,7 @@ mod tests {
         let target = Target {
             addr: ([127, 0, 0, 1], 1).into(),
             path: "/mcp".into(),
+            transport: Transport::Streamable,
             name: Name::parse("time").unwrap(),
             key: Some(key.clone()),
         };

@@ -86,6 +86,38 @@ impl Entry {
         Self("master-key".to_owned())
     }
 
+    /// Reads a whole name; `None` if it is of none of the families.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let entry = Self(text.to_owned());
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let known = match text.split_once(':') {
+            None => text == "master-key",
+            Some(("secret", name)) => return Self::secret(name).ok(),
+            Some(("secrets", n)) => number(n),
+            Some(("workload", rest)) => {
+                let (name, what) = rest.split_once(':')?;
+                let name_is_one = Name::parse(name).is_ok_and(|parsed| parsed.lower() == name);
+                let what_is_one = match what.split_once(':') {
+                    None => what == "shared-key",
+                    Some(("shared-key", rest)) => rest == "set",
+                    Some(("client", label)) => Name::parse(label).is_ok_and(|parsed| parsed.lower() == label),
+                    Some(("clients", n)) => number(n),
+                    Some(_) => false,
+                };
+                name_is_one && what_is_one
+            }
+            Some(_) => false,
+        };
+        known.then_some(entry)
+    }
+
+    /// The workload whose keys this is about, in lower case, if it is about any.
+    #[must_use]
+    pub fn workload(&self) -> Option<&str> {
+        self.0.strip_prefix("workload:")?.split(':').next()
+    }
+
     /// The name that follows `secret:`, if this is a user's secret.
     #[must_use]
     pub fn secret_name(&self) -> Option<&str> {
@@ -136,6 +168,41 @@ mod tests {
         assert_eq!(Entry::secret("a\u{85}b"), Err(EntryError::Control));
         assert!(Entry::secret(&"x".repeat(248)).is_ok());
         assert_eq!(Entry::secret(&"x".repeat(249)), Err(EntryError::TooLong));
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else() {
+        let (name, label) = (Name::parse("My-Server").unwrap(), Name::parse("Cursor").unwrap());
+        let of_workload = [
+            Entry::shared_key(&name),
+            Entry::key_set(&name),
+            Entry::client(&name, &label),
+            Entry::client_list(&name, 12),
+        ];
+        for entry in of_workload {
+            assert_eq!(Entry::parse(entry.as_str()).as_ref(), Some(&entry));
+            assert_eq!(entry.workload(), Some("my-server"));
+        }
+        for entry in [Entry::secret("workload:a:b").unwrap(), Entry::secret_list(3), Entry::master_key()] {
+            assert_eq!(Entry::parse(entry.as_str()).as_ref(), Some(&entry));
+            assert_eq!(entry.workload(), None);
+        }
+        for other in [
+            "",
+            "toolhive",
+            "master-key:1",
+            "secret:",
+            "secrets:",
+            "secrets:x",
+            "workload:a",
+            "workload:A:shared-key",
+            "workload:a:shared-key:next",
+            "workload:a:client:",
+            "workload:../a:shared-key",
+            "workload:a:clients:",
+        ] {
+            assert_eq!(Entry::parse(other), None, "{other}");
+        }
     }
 
     proptest! {

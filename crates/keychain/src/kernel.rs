@@ -7,6 +7,7 @@
 //! It is used directly, the user's keyring linked into the thread's: the session's keyring, which libraries prefer,
 //! is revoked when the login ends, and a supervisor lives on.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use linux_keyutils::{Key, KeyError, KeyRing, KeyRingIdentifier};
@@ -114,17 +115,29 @@ fn absent<T>(error: KeyError) -> Result<Option<T>, CacheError> {
 
 /// A master key's keeper with the kernel's cache before it.
 ///
-/// A cache that cannot be used is as good as an empty one.
+/// A cache that cannot be used is as good as an empty one. A key that was found in it keeps the end that it has there:
+/// use does not prolong it.
 pub struct Cached<M> {
     keeper: M,
     cache: KernelCache,
+    /// The cache is filled and not looked at.
+    afresh: bool,
+    /// The key at hand came from the cache.
+    found: AtomicBool,
 }
 
 impl<M: MasterKey> Cached<M> {
     /// Puts a cache before a keeper.
     #[must_use]
     pub fn new(keeper: M, cache: KernelCache) -> Self {
-        Self { keeper, cache }
+        Self { keeper, cache, afresh: false, found: AtomicBool::new(false) }
+    }
+
+    /// Fills the cache and does not look at it: for a passphrase that somebody has just typed, which may be another
+    /// one than that of the key there.
+    #[must_use]
+    pub fn afresh(keeper: M, cache: KernelCache) -> Self {
+        Self { afresh: true, ..Self::new(keeper, cache) }
     }
 
     /// The cache.
@@ -136,11 +149,14 @@ impl<M: MasterKey> Cached<M> {
 
 impl<M: MasterKey> MasterKey for Cached<M> {
     fn load(&self, wanted: Option<&Wanted>) -> Result<Option<StoreKey>, StoreError> {
-        if let Some(Wanted { id, derivation }) = wanted
+        self.found.store(false, Ordering::Relaxed);
+        if !self.afresh
+            && let Some(Wanted { id, derivation }) = wanted
             && let Ok(Some(raw)) = self.cache.get(*id)
         {
             let key = StoreKey::derived(&raw, *derivation);
             if key.id() == *id {
+                self.found.store(true, Ordering::Relaxed);
                 return Ok(Some(key));
             }
         }
@@ -152,7 +168,9 @@ impl<M: MasterKey> MasterKey for Cached<M> {
     }
 
     fn proved(&self, key: &StoreKey) {
-        let _ = self.cache.put(key.id(), key.expose_bytes());
+        if !self.found.load(Ordering::Relaxed) {
+            let _ = self.cache.put(key.id(), key.expose_bytes());
+        }
         self.keeper.proved(key);
     }
 

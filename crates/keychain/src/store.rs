@@ -37,6 +37,14 @@ pub trait Store: Send + Sync {
         entries.iter().map(|entry| self.get(entry)).collect()
     }
 
+    /// The names of all entries, sorted, where the store can tell them; `None` where it cannot.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+        Ok(None)
+    }
+
     /// Writes one entry, whether or not there was one.
     ///
     /// # Errors
@@ -63,6 +71,10 @@ macro_rules! forward {
 
             fn get_many(&self, entries: &[Entry]) -> Result<Vec<Option<Secret>>, StoreError> {
                 (**self).get_many(entries)
+            }
+
+            fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+                (**self).entries()
             }
 
             fn set(&self, entry: &Entry, value: &Secret) -> Result<(), StoreError> {

@@ -50,12 +50,42 @@ pub enum Command {
     /// Show keys, lock and unlock workloads
     #[command(subcommand)]
     Key(Key),
+    /// Keep secrets for servers, and say in which store everything rests
+    #[command(subcommand)]
+    Secret(Secret),
+    /// Try a workload from the shell: list what it offers, call a tool
+    #[command(subcommand)]
+    Mcp(Mcp),
     /// Look for what is wrong and say what mends it
     Doctor(Doctor),
     /// Write completions for a shell
     Completions(Completions),
     /// Show the version
     Version,
+}
+
+impl Command {
+    /// Whether the command reads or writes what the store keeps.
+    pub fn uses_keys(&self) -> bool {
+        match self {
+            Self::Run(_)
+            | Self::Proxy(_)
+            | Self::Start(_)
+            | Self::Restart(_)
+            | Self::Rm(_)
+            | Self::Key(_)
+            | Self::Secret(_)
+            | Self::Mcp(_)
+            | Self::Doctor(_) => true,
+            Self::List(_)
+            | Self::Status(_)
+            | Self::Logs(_)
+            | Self::Stop(_)
+            | Self::Export(_)
+            | Self::Completions(_)
+            | Self::Version => false,
+        }
+    }
 }
 
 /// `thv run`.
@@ -91,6 +121,9 @@ pub struct Run {
     /// Read variables for the server from a file with a NAME=VALUE on each line
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
+    /// Hand a stored secret to the server as a variable
+    #[arg(long = "secret", value_name = "NAME,target=VARIABLE")]
+    pub secrets: Vec<String>,
     /// Label the workload: NAME=VALUE
     #[arg(short, long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<String>,
@@ -310,6 +343,149 @@ pub struct KeyShow {
     /// Show it as a header line
     #[arg(long)]
     pub header: bool,
+}
+
+/// `thv secret`.
+#[derive(Subcommand)]
+pub enum Secret {
+    /// Keep a secret; its value comes from standard input, or is typed unseen
+    Set(SecretName),
+    /// Show a secret on standard output
+    Get(SecretGet),
+    /// List the names of all secrets
+    List(SecretList),
+    /// Delete a secret
+    Delete(SecretName),
+    /// Unlock the store for all programs of yours that run thv
+    Unlock(SecretUnlock),
+    /// Take over the secrets of another program
+    Import(SecretImport),
+    /// Show in which store keys and secrets rest, or move all of them to another one
+    Provider(SecretProvider),
+}
+
+/// `thv secret set` and `thv secret delete`.
+#[derive(Args)]
+pub struct SecretName {
+    /// The secret
+    pub name: String,
+}
+
+/// `thv secret get`.
+#[derive(Args)]
+pub struct SecretGet {
+    /// The secret
+    pub name: String,
+    /// Show it without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `thv secret list`.
+#[derive(Args)]
+pub struct SecretList {
+    /// How to show the names
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// `thv secret unlock`.
+#[derive(Args)]
+pub struct SecretUnlock {
+    /// Read the passphrase from this descriptor instead of the terminal
+    #[arg(long, value_name = "DESCRIPTOR")]
+    pub passphrase_fd: Option<u32>,
+    /// How long a store under a passphrase stays unlocked; 12h if it is not given
+    #[arg(long = "for", value_parser = duration, value_name = "DURATION")]
+    pub lifetime: Option<Duration>,
+}
+
+/// Programs whose secrets can be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImportSource {
+    /// The encrypted store of ToolHive
+    Toolhive,
+}
+
+/// `thv secret import`.
+#[derive(Args)]
+pub struct SecretImport {
+    /// The program
+    #[arg(value_enum)]
+    pub source: ImportSource,
+    /// Its file, if that is not where it usually is; it is read and never written
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Read its password from this descriptor instead of the keychain or the terminal
+    #[arg(long, value_name = "DESCRIPTOR")]
+    pub password_fd: Option<u32>,
+    /// Replace secrets of the same name
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `thv secret provider`.
+#[derive(Args)]
+pub struct SecretProvider {
+    /// The store to move to; without it, the present one is shown
+    #[arg(value_enum)]
+    pub provider: Option<crate::settings::Provider>,
+    /// Read the new passphrase from this descriptor instead of the terminal
+    #[arg(long, value_name = "DESCRIPTOR")]
+    pub passphrase_fd: Option<u32>,
+    /// How to show the present one
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// `thv mcp`.
+#[derive(Subcommand)]
+pub enum Mcp {
+    /// List the tools, resources or prompts of a workload
+    List(McpList),
+    /// Call a tool of a workload and show what it returns
+    Call(McpCall),
+}
+
+/// What a server offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum McpWhat {
+    /// Tools
+    Tools,
+    /// Resources
+    Resources,
+    /// Prompts
+    Prompts,
+}
+
+/// `thv mcp list`.
+#[derive(Args)]
+pub struct McpList {
+    /// What to list
+    #[arg(value_enum)]
+    pub what: McpWhat,
+    /// The workload
+    #[arg(value_parser = Name::parse)]
+    pub name: Name,
+    /// How to show it; json is as the server sent it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// `thv mcp call`.
+#[derive(Args)]
+pub struct McpCall {
+    /// The workload
+    #[arg(value_parser = Name::parse)]
+    pub name: Name,
+    /// The tool
+    pub tool: String,
+    /// The tool's arguments
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    pub args: String,
+    /// How to show the result; json is as the server sent it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 /// A duration as people write it: `90s`, `10m`, `36h`, `7d`.

@@ -28,6 +28,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::keys::KeyVault;
 use crate::launch::{SUPERVISE, launcher};
 use crate::say;
+use crate::secrets::Values;
 use crate::supervise::{self, Order};
 
 /// Variables of the launcher that a supervisor keeps: where things are, and how to reach a keychain.
@@ -49,6 +50,7 @@ struct Errand {
     name: String,
     keys: Option<KeySetText>,
     key_info: Option<KeyInfo>,
+    given: Values,
     ready_timeout: Duration,
     debug: bool,
 }
@@ -157,6 +159,7 @@ fn errand(order: &Order<'_>) -> serde_json::Result<Zeroizing<Vec<u8>>> {
         name: order.name.as_str().to_owned(),
         keys: order.keys.as_ref().map(KeySetText::from),
         key_info: order.key_info.clone(),
+        given: order.given.clone(),
         ready_timeout: order.ready_timeout,
         debug: order.debug,
     };
@@ -212,6 +215,7 @@ fn serve() -> Outcome {
         config,
         keys,
         key_info: errand.key_info,
+        given: errand.given,
         ready_timeout: errand.ready_timeout,
         debug: errand.debug,
     };
@@ -269,9 +273,13 @@ fn serve() -> Outcome {
 /// Clears away a workload whose creator is gone. A creator that lives holds the lock and does it itself.
 fn undo_creation(home: &Home, name: &Name) {
     let Ok(lock) = WorkloadLock::acquire(home, name, Duration::from_secs(1)) else { return };
-    if matches!(registry::unfinished(home, name), Ok(Some(Unfinished::Creating)))
-        && let Err(error) = creation::finish(home, &lock, &KeyVault::open(home))
-    {
+    if !matches!(registry::unfinished(home, name), Ok(Some(Unfinished::Creating))) {
+        return;
+    }
+    let finished = KeyVault::to_change(home)
+        .map_err(|failure| failure.summary())
+        .and_then(|vault| creation::finish(home, &lock, &vault).map_err(|error| error.to_string()));
+    if let Err(error) = finished {
         tracing::warn!(%error, "a workload that nobody waits for could not be cleared away");
     }
 }

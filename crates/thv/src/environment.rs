@@ -5,6 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use thv_keychain::{EnvironmentStore, Secret};
 use thv_workload::home::{Home, HomeError};
 use thv_workload::server::BASE_ENV;
 
@@ -55,6 +56,11 @@ impl Environment {
         self.variables.get(&OsString::from(name)).and_then(|value| value.to_str())
     }
 
+    /// The secrets that stand in the environment, to be read only.
+    pub fn secrets(&self) -> EnvironmentStore {
+        secrets()
+    }
+
     /// The current folder.
     pub fn cwd(&self) -> Outcome<&Path> {
         self.cwd.as_deref().ok_or_else(|| {
@@ -97,6 +103,12 @@ impl Environment {
     }
 }
 
+/// The secrets that stand in the environment of this process.
+pub fn secrets() -> EnvironmentStore {
+    let texts = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    EnvironmentStore::new(texts.map(|(name, value)| (name, Secret::new(value.into_encoded_bytes()))))
+}
+
 fn refuse_home(error: &HomeError) -> Failure {
     let exit = if matches!(error, HomeError::File(_)) { Exit::Failed } else { Exit::Refused };
     Failure::new(exit, "the folder for keys and state cannot be used").because(error).hint(format!(
@@ -131,14 +143,14 @@ fn platform_home(variables: &BTreeMap<OsString, OsString>) -> Outcome<Home> {
 #[cfg(target_os = "macos")]
 fn platform_home(variables: &BTreeMap<OsString, OsString>) -> Outcome<Home> {
     let home = variables.get(&OsString::from("HOME")).map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(Home::below(&home.ok_or_else(no_home)?.join("Library/Application Support/thv")))
+    Ok(Home::below(&home.ok_or_else(no_home)?.join("Library/Application Support/thv")).by_default())
 }
 
 #[cfg(windows)]
 fn platform_home(variables: &BTreeMap<OsString, OsString>) -> Outcome<Home> {
     let local =
         variables.get(&OsString::from("LOCALAPPDATA")).map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(Home::below(&local.ok_or_else(no_home)?.join("thv")))
+    Ok(Home::below(&local.ok_or_else(no_home)?.join("thv")).by_default())
 }
 
 fn no_home() -> Failure {

@@ -3,7 +3,7 @@
 use clap::error::{ContextKind, ContextValue};
 
 /// Beginnings of options, and why there is no such option here.
-const REASONS: [(&[&str], &str); 9] = [
+const REASONS: [(&[&str], &str); 8] = [
     (
         &["--oidc-", "--jwks-", "--thv-ca-bundle", "--resource-url", "--introspection-", "--token-exchange-"],
         "note: this thv locks servers with a shared key and does no OIDC; use --shared-key-auth",
@@ -37,7 +37,6 @@ const REASONS: [(&[&str], &str); 9] = [
         &["--transport", "--target-port", "--target-host", "--target-uri", "--remote-"],
         "note: this thv runs servers that speak on standard input and output",
     ),
-    (&["--secret"], "note: this thv hands no stored secrets to servers; -e NAME takes over a variable"),
 ];
 
 /// The reason why an option that the parser does not know is not there.

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use thv_bridge::{Locate, LocateError, Target, Why};
-use thv_keychain::{ErrorKind, VaultError};
-use thv_keygen::Name;
+use thv_bridge::{Locate, LocateError, Target, Transport, Why};
+use thv_keychain::{ErrorKind, KeychainFault, StoreError, VaultError};
+use thv_keygen::{Name, SharedKey};
 use thv_wire::code::Reason;
 #[cfg(unix)]
 use thv_workload::control;
@@ -17,6 +17,7 @@ use crate::commands;
 use crate::commands::start::start_under;
 use crate::failure::{Exit, Failure};
 use crate::keys::KeyVault;
+use crate::store;
 
 /// How long a bridge waits for the server that it starts.
 const READY: Duration = Duration::from_secs(60);
@@ -114,6 +115,8 @@ impl HomeLocator {
     /// Starts the workload if it is down, and tells where it is.
     async fn find(&self) -> Result<Target, LocateError> {
         if self.starts && self.is_down() {
+            // A door that cannot be opened is no reason to put a server behind it.
+            self.key().await?;
             let starter = self.clone();
             let (done, result) = tokio::sync::oneshot::channel();
             // A thread of its own: a start blocks, and has a runtime of its own. A bridge that ends meanwhile does not
@@ -125,6 +128,16 @@ impl HomeLocator {
         self.look().await
     }
 
+    /// The key, for a workload that has a lock. Read on a thread of its own, since a keychain may take seconds to
+    /// answer, and those who have their connections already must not wait for it.
+    async fn key(&self) -> Result<Option<SharedKey>, LocateError> {
+        let (home, name) = (self.home.clone(), self.name.clone());
+        let (done, result) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || done.send(read_key(&home, &name)));
+        let lost = || LocateError::new(Reason::KeychainUnavailable, "the key could not be read");
+        result.await.unwrap_or_else(|_| Err(lost()))
+    }
+
     async fn look(&self) -> Result<Target, LocateError> {
         let name = &self.name;
         let gone = |why: String| LocateError::new(Reason::NotRunning, why);
@@ -133,25 +146,22 @@ impl HomeLocator {
             .ok_or_else(|| gone(format!("there is no workload named {name}; see thv list --all")))?;
         let addr = address(&workload).map_err(gone)?;
         self.check_alive(&workload).await.map_err(gone)?;
-        let key = if workload.config.is_locked() {
-            let key = KeyVault::open(&self.home).vault().current(name);
-            Some(key.map_err(|error| no_key(name, &error))?.ok_or_else(|| {
-                LocateError::new(
-                    Reason::KeyMissing,
-                    format!(
-                        "workload {name} has no key in the store; run it anew: thv rm {name}, then thv run"
-                    ),
-                )
-            })?)
-        } else {
-            None
-        };
-        Ok(Target { addr, path: "/mcp".to_owned(), name: workload.name, key })
+        let key = self.key().await?;
+        Ok(Target {
+            addr,
+            path: "/mcp".to_owned(),
+            transport: Transport::Streamable,
+            name: workload.name,
+            key,
+        })
     }
 }
 
 impl Locate for HomeLocator {
     async fn locate(&self, why: Why) -> Result<Target, LocateError> {
+        if why == Why::Look {
+            return self.look().await;
+        }
         if why == Why::Unreachable {
             self.see_it_vanish().await;
         }
@@ -192,9 +202,39 @@ fn address(workload: &Workload) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, status.port))
 }
 
+/// The current key of a workload that has a lock.
+fn read_key(home: &Home, name: &Name) -> Result<Option<SharedKey>, LocateError> {
+    if !registry::config(home, name).is_ok_and(|config| config.is_locked()) {
+        return Ok(None);
+    }
+    loop {
+        let vault = KeyVault::open(home)
+            .map_err(|failure| LocateError::new(Reason::KeychainUnavailable, failure.summary()))?;
+        let answer = vault.vault().current(name);
+        if let Ok(Some(key)) = answer {
+            return Ok(Some(key));
+        }
+        // The store may have been exchanged while we read: then the new one is asked.
+        if store::known(home).is_ok_and(|choice| choice.as_ref() != vault.choice()) {
+            continue;
+        }
+        return Err(answer.map_or_else(|error| no_key(name, &error), |_| missing(name)));
+    }
+}
+
+fn missing(name: &Name) -> LocateError {
+    LocateError::new(
+        Reason::KeyMissing,
+        format!("workload {name} has no key in the store; run it anew: thv rm {name}, then thv run"),
+    )
+}
+
 fn no_key(name: &Name, error: &VaultError) -> LocateError {
-    let reason = match error.kind() {
-        ErrorKind::NotFound => Reason::KeyMissing,
+    let reason = match error {
+        VaultError::Store(StoreError::Keychain(KeychainFault::Locked) | StoreError::PassphraseNeeded) => {
+            Reason::KeychainLocked
+        }
+        error if error.kind() == ErrorKind::NotFound => Reason::KeyMissing,
         _ => Reason::KeychainUnavailable,
     };
     let mut message = format!("the key of workload {name} cannot be read: {error}");
@@ -203,5 +243,11 @@ fn no_key(name: &Name, error: &VaultError) -> LocateError {
         message.push_str(&format!(": {error}"));
         source = error.source();
     }
+    let advice = match error {
+        VaultError::Store(StoreError::Keychain(fault)) => fault.advice(),
+        VaultError::Store(StoreError::PassphraseNeeded) => Some("run thv secret unlock".to_owned()),
+        _ => None,
+    };
+    message.push_str(&format!("; {}", advice.as_deref().unwrap_or("thv doctor says what is wrong")));
     LocateError::new(reason, message)
 }

@@ -9,6 +9,7 @@
 
 mod args;
 mod ask;
+mod bus;
 mod commands;
 mod detach;
 mod environment;
@@ -19,9 +20,13 @@ mod keys;
 mod launch;
 mod locate;
 mod logs;
+mod passphrase;
 #[cfg(unix)]
 mod pipes;
 mod say;
+mod secrets;
+mod settings;
+mod store;
 mod supervise;
 mod trial;
 
@@ -72,8 +77,11 @@ fn run(cli: Cli) -> Outcome {
         }
         _ => {}
     }
-    protect()?;
     let environment = Environment::read()?;
+    if cli.command.uses_keys() {
+        bus::find(environment.home());
+    }
+    protect()?;
     match cli.command {
         Command::Run(run) => commands::run::run(&environment, &run, cli.debug),
         Command::Start(start) => commands::start::start(&environment, &start, cli.debug),
@@ -88,6 +96,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Key(Key::Show(show)) => commands::key::show(&environment, &show),
         Command::Key(Key::Enable(switch)) => commands::key::switch(&environment, &switch, true, cli.debug),
         Command::Key(Key::Disable(switch)) => commands::key::switch(&environment, &switch, false, cli.debug),
+        Command::Mcp(mcp) => commands::mcp::mcp(&environment, &mcp, cli.debug),
+        Command::Secret(secret) => commands::secret::secret(&environment, &secret),
         Command::Doctor(doctor) => commands::doctor::doctor(&environment, &doctor),
         Command::Completions(_) | Command::Version => Ok(()),
     }

@@ -22,6 +22,7 @@ use crate::commands::list::{endpoint, lock_state};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::front::GuardedFront;
 use crate::launch::launcher;
+use crate::secrets::{self, Values};
 use crate::trial::trial;
 use crate::{logs, say};
 
@@ -37,6 +38,8 @@ pub struct Order<'a> {
     pub keys: Option<KeySet>,
     /// What may be shown of the current one.
     pub key_info: Option<KeyInfo>,
+    /// Secrets for the server that the environment of the launcher held; the others are in the store.
+    pub given: Values,
     pub ready_timeout: Duration,
     pub debug: bool,
 }
@@ -243,6 +246,8 @@ fn server_spec(order: &Order<'_>) -> Outcome<ServerSpec> {
     let mut env: BTreeMap<String, String> = config.base_env.clone();
     env.extend(config.env_vars.clone());
     env.retain(|variable, _| may_pass(variable));
+    let secrets = secrets::resolve(home, config, &order.given)?;
+    env.extend(secrets.into_iter().map(|(variable, value)| (variable, value.as_str().to_owned())));
     if config.shared_key_auth.as_ref().is_some_and(|auth| auth.enabled && auth.upstream_key) {
         // A key of its own, which opens nothing of ours.
         let key = SharedKey::generate().map_err(|error| {

@@ -143,7 +143,13 @@ fn delete<K: Keys>(home: &Home, lock: &WorkloadLock, keys: &K) -> Result<(), Cre
         tracing::warn!(name = %lock.name(), %error, "the removal cannot be marked");
     }
     reached(Step::MarkedRemoving);
-    keys.remove(lock.name()).map_err(CreationError::Keys)?;
+    if let Err(error) = keys.remove(lock.name()) {
+        // A keychain that is locked is no reason to keep a workload that has no key in it.
+        if !registry::config(home, lock.name()).is_ok_and(|config| !config.is_locked()) {
+            return Err(CreationError::Keys(error));
+        }
+        tracing::warn!(name = %lock.name(), %error, "the store was not asked for keys of an open workload");
+    }
     reached(Step::KeysRemoved);
     registry::remove_dir(home, lock)?;
     reached(Step::FilesRemoved);

@@ -12,6 +12,8 @@ use crate::sys;
 /// The folders of one user's workloads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Home {
+    /// Tells a home that the user named from all others; nothing for the platform's own.
+    id: Option<String>,
     /// The folder that all others lie in, if there is one.
     root: Option<PathBuf>,
     config: PathBuf,
@@ -43,7 +45,10 @@ impl Home {
     /// A home whose parts all lie below one folder, as `THV_HOME` asks for.
     #[must_use]
     pub fn below(dir: &Path) -> Self {
+        // As written but for doubled and trailing slashes: the folder may not exist yet.
+        let plain: PathBuf = dir.components().collect();
         Self {
+            id: Some(short_hash(plain.as_os_str().as_encoded_bytes())),
             root: Some(dir.to_owned()),
             config: dir.join("config"),
             state: dir.join("state"),
@@ -54,7 +59,20 @@ impl Home {
     /// A home in the platform's own folders.
     #[must_use]
     pub fn at(config: PathBuf, state: PathBuf, run: PathBuf) -> Self {
-        Self { root: None, config, state, run }
+        Self { id: None, root: None, config, state, run }
+    }
+
+    /// The same home as the one that is used when none is named.
+    #[must_use]
+    pub fn by_default(self) -> Self {
+        Self { id: None, ..self }
+    }
+
+    /// What tells this home from the others of its user in a keychain that all of them share: 16 hex digits; `None`
+    /// for the one that is used when none is named.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
     }
 
     /// Makes the folders that are missing and refuses to work in any that others may enter.
@@ -116,10 +134,10 @@ impl Home {
         self.config.join("master.key")
     }
 
-    /// The encrypted store.
+    /// The encrypted store, `secrets.enc` unless its choice names another file beside it.
     #[must_use]
-    pub fn secrets(&self) -> PathBuf {
-        self.state.join("secrets.enc")
+    pub fn secrets(&self, file: Option<&str>) -> PathBuf {
+        self.state.join(file.unwrap_or("secrets.enc"))
     }
 
     pub(crate) fn locks(&self) -> PathBuf {
@@ -180,10 +198,25 @@ impl Home {
     /// A workload's control socket. Hashed, since a socket's path has room for 104 bytes at most.
     #[must_use]
     pub fn socket(&self, name: &Name) -> PathBuf {
-        let digest = Sha256::digest(name.lower().as_bytes());
-        let short: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        self.run.join(format!("{short}.sock"))
+        self.run.join(format!("{}.sock", short_hash(name.lower().as_bytes())))
     }
+
+    /// Held by who changes the list of users' secrets. No workload has this name.
+    #[must_use]
+    pub fn secrets_lock(&self) -> PathBuf {
+        self.locks().join(".secrets.lock")
+    }
+
+    /// Held shared by those who write to the store, exclusive by those who exchange it. No workload has this name.
+    #[must_use]
+    pub fn store_lock(&self) -> PathBuf {
+        self.locks().join(".store.lock")
+    }
+}
+
+/// 16 hex digits of SHA-256.
+fn short_hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Makes a folder and those above it, the last one private, and refuses one that others may enter.

@@ -1,7 +1,8 @@
-//! One holder at a time: the lock of a workload.
+//! One holder at a time: the lock of a workload, and the lock of the store that all workloads share.
 
 use std::fs::{File, TryLockError};
 use std::io::Write as _;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,12 @@ pub enum LockError {
         /// How long we waited.
         waited: Duration,
     },
+    /// Somebody used the store for the whole time.
+    #[error("another command uses the store of keys and has not finished within {} s", waited.as_secs())]
+    StoreBusy {
+        /// How long we waited.
+        waited: Duration,
+    },
     /// The file could not be opened or locked.
     #[error(transparent)]
     File(#[from] FileError),
@@ -44,19 +51,8 @@ impl WorkloadLock {
     /// # Errors
     /// Another command held it all the time, or the lock file cannot be used.
     pub fn acquire(home: &Home, name: &Name, patience: Duration) -> Result<Self, LockError> {
-        let path = home.lock(name);
-        let mut file = sys::open_lock(&path).map_err(|error| FileError::new("open", &path, error))?;
-        let start = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(POLL),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(LockError::Busy { name: name.clone(), waited: patience });
-                }
-                Err(TryLockError::Error(error)) => return Err(FileError::new("lock", &path, error).into()),
-            }
-        }
+        let busy = || LockError::Busy { name: name.clone(), waited: patience };
+        let mut file = wait(&home.lock(name), File::try_lock, patience, busy)?;
         // For whoever looks into the folder; nothing reads it back.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { name: name.clone(), _file: file })
@@ -66,6 +62,67 @@ impl WorkloadLock {
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
+    }
+}
+
+/// The right to write to the store of a home, or to exchange it. Given back when dropped.
+///
+/// Who wants it shared may hold a workload's lock. Who wants it to itself must hold none: those who have it shared may
+/// wait for workloads.
+#[derive(Debug)]
+pub struct StoreLock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl StoreLock {
+    /// Waits for the right to write, which many have at once.
+    ///
+    /// # Errors
+    /// The store was being exchanged all the time, or the lock file cannot be used.
+    pub fn shared(home: &Home, patience: Duration) -> Result<Self, LockError> {
+        let busy = || LockError::StoreBusy { waited: patience };
+        wait(&home.store_lock(), File::try_lock_shared, patience, busy).map(Self)
+    }
+
+    /// Waits for the right to exchange the store, which nobody else then writes to.
+    ///
+    /// # Errors
+    /// Somebody wrote all the time, or the lock file cannot be used.
+    pub fn exclusive(home: &Home, patience: Duration) -> Result<Self, LockError> {
+        let busy = || LockError::StoreBusy { waited: patience };
+        wait(&home.store_lock(), File::try_lock, patience, busy).map(Self)
+    }
+}
+
+/// The right to change users' secrets, whose names stand in one list. Given back when dropped.
+#[derive(Debug)]
+pub struct SecretsLock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl SecretsLock {
+    /// Waits for the lock, at most `patience`.
+    ///
+    /// # Errors
+    /// Others held it all the time, or the lock file cannot be used.
+    pub fn acquire(home: &Home, patience: Duration) -> Result<Self, LockError> {
+        let busy = || LockError::StoreBusy { waited: patience };
+        wait(&home.secrets_lock(), File::try_lock, patience, busy).map(Self)
+    }
+}
+
+/// Opens a lock file and tries until it is had.
+fn wait(
+    path: &Path,
+    attempt: impl Fn(&File) -> Result<(), TryLockError>,
+    patience: Duration,
+    busy: impl FnOnce() -> LockError,
+) -> Result<File, LockError> {
+    let file = sys::open_lock(path).map_err(|error| FileError::new("open", path, error))?;
+    let start = Instant::now();
+    loop {
+        match attempt(&file) {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(POLL),
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+            Err(TryLockError::Error(error)) => return Err(FileError::new("lock", path, error).into()),
+        }
     }
 }
 
@@ -92,6 +149,18 @@ mod tests {
         drop(lock);
         assert!(home.lock(&name).exists());
         assert_eq!(WorkloadLock::acquire(&home, &name, Duration::ZERO).unwrap().name(), &name);
+    }
+
+    #[test]
+    fn many_write_to_a_store_and_one_exchanges_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        home.prepare().unwrap();
+        let writers = [(); 2].map(|()| StoreLock::shared(&home, Duration::ZERO).unwrap());
+        assert!(matches!(StoreLock::exclusive(&home, Duration::ZERO), Err(LockError::StoreBusy { .. })));
+        drop(writers);
+        let _exchanging = StoreLock::exclusive(&home, Duration::ZERO).unwrap();
+        assert!(matches!(StoreLock::shared(&home, Duration::ZERO), Err(LockError::StoreBusy { .. })));
     }
 
     #[test]

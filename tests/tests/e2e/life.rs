@@ -464,7 +464,6 @@ fn shells_are_helped_and_foreign_options_refused_by_name() -> Result {
             "--otel-endpoint",
             "--proxy-mode",
             "--group",
-            "--secret",
             "--authz-config",
         ] {
             let output =

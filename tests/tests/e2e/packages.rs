@@ -202,7 +202,6 @@ fn a_run_config_that_cannot_be_honoured_is_refused_by_what_it_asks_for() -> Resu
             ("permission_profile", json!({ "network": {} }), "permission_profile"),
             ("isolate_network", json!(true), "isolate_network"),
             ("transport", json!("sse"), "HTTP"),
-            ("secrets", json!(["github,target=TOKEN"]), "secrets"),
             ("schema_version", json!("v9"), "v9"),
             ("name", json!("../up"), "../up"),
             ("sharedKeyAuth", json!({ "enabled": true, "keyRotationDays": -1 }), "-1"),

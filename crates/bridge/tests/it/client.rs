@@ -1,6 +1,7 @@
 //! The AI client's side: a relay with the test at its stdin and stdout.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use thv_bridge::{BridgeError, Locate, LocateError, Options, Target, Why, run};
@@ -71,6 +72,12 @@ impl Client {
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         soon(self.stdin.as_mut().unwrap().write_all(bytes)).await.unwrap();
+    }
+
+    /// Writes if the relay reads. Once it does not within two seconds, nothing may be written any more.
+    pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> bool {
+        let write = self.stdin.as_mut().unwrap().write_all(bytes);
+        tokio::time::timeout(Duration::from_secs(2), write).await.is_ok()
     }
 
     pub(crate) async fn send(&mut self, message: Value) {

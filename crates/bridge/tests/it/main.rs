@@ -2,7 +2,10 @@
 
 mod client;
 mod failures;
+mod http_sse;
+mod pressure;
 mod proof;
+mod recovery;
 mod relay;
 mod server;
 mod session;

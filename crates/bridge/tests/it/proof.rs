@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
-use thv_bridge::{Options, Target, Why};
+use thv_bridge::{Options, Target, Transport, Why};
 use thv_keygen::proof::{Challenge, Endpoints, prove};
 use thv_keygen::{SharedKey, header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -115,7 +115,13 @@ async fn listen(
 }
 
 fn target(addr: SocketAddr, key: &SharedKey) -> Target {
-    Target { addr, path: "/mcp".into(), name: name(), key: Some(key.clone()) }
+    Target {
+        addr,
+        path: "/mcp".into(),
+        transport: Transport::Streamable,
+        name: name(),
+        key: Some(key.clone()),
+    }
 }
 
 fn proof_head(proof: &str) -> Vec<u8> {

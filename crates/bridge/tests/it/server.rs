@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use thv_bridge::Target;
+use thv_bridge::{Target, Transport};
 use thv_keygen::proof::{Challenge, Endpoints, prove};
 use thv_keygen::{Name, SharedKey, header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -50,6 +51,8 @@ pub(crate) enum Reply {
     Full { status: u16, headers: Vec<(&'static str, String)>, body: Vec<u8> },
     /// An event stream whose pieces come from a channel. It ends when the channel does.
     Stream { headers: Vec<(&'static str, String)>, pieces: mpsc::UnboundedReceiver<Piece> },
+    /// An event stream that says as much as the other side takes.
+    Flood(Arc<Flood>),
     /// Decided later.
     Later(oneshot::Receiver<Reply>),
     /// The connection is closed without an answer.
@@ -58,6 +61,55 @@ pub(crate) enum Reply {
     Raw(Vec<u8>),
     /// Nothing, for ever.
     Hang,
+}
+
+/// Numbered notifications without end.
+#[derive(Default)]
+pub(crate) struct Flood {
+    /// What comes before the first of them.
+    pub(crate) first: String,
+    /// How long each is made.
+    pub(crate) padding: usize,
+    /// How many bytes were taken so far.
+    pub(crate) written: AtomicUsize,
+    /// No more shall be said.
+    pub(crate) stop: AtomicBool,
+}
+
+impl Flood {
+    async fn run(&self, stream: &mut TcpStream) -> bool {
+        let mut text = self.first.clone();
+        for n in 0_u64.. {
+            let params = json!({"n": n, "pad": "x".repeat(self.padding)});
+            text += &event(&json!({"jsonrpc": "2.0", "method": "notifications/x", "params": params}));
+            if stream.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).await.is_err() {
+                return false;
+            }
+            self.written.fetch_add(text.len(), Ordering::SeqCst);
+            text.clear();
+            if self.stop.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        // The stream stays open.
+        let _ = stream.read(&mut [0]).await;
+        false
+    }
+
+    /// Returns when the other side takes no more; how much it took.
+    pub(crate) async fn dammed(&self) -> usize {
+        crate::soon(async {
+            let mut before = 0;
+            loop {
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                match self.written.load(Ordering::SeqCst) {
+                    now if now > 0 && now == before => return now,
+                    now => before = now,
+                }
+            }
+        })
+        .await
+    }
 }
 
 /// A piece of a stream.
@@ -194,7 +246,13 @@ impl Server {
 
     /// Where it is and what opens it, as a `Locate` would say.
     pub(crate) fn target(&self) -> Target {
-        Target { addr: self.addr, path: "/mcp".into(), name: name(), key: self.key() }
+        Target {
+            addr: self.addr,
+            path: "/mcp".into(),
+            transport: Transport::Streamable,
+            name: name(),
+            key: self.key(),
+        }
     }
 
     pub(crate) fn key(&self) -> Option<SharedKey> {
@@ -374,6 +432,11 @@ async fn send(stream: &mut TcpStream, reply: Reply) -> bool {
                     None => return stream.write_all(b"0\r\n\r\n").await.is_ok(),
                 }
             }
+        }
+        Reply::Flood(flood) => {
+            let mut bytes = head(200, &[]);
+            bytes.extend_from_slice(b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");
+            stream.write_all(&bytes).await.is_ok() && flood.run(stream).await
         }
         Reply::Later(reply) => {
             let mut byte = [0];

@@ -70,6 +70,15 @@ impl<M: MasterKey> FileStore<M> {
         Ok(self.read()?.is_some())
     }
 
+    /// Makes the file, with nothing in it, if there is none. Where the key comes from a passphrase, it is settled by
+    /// this.
+    ///
+    /// # Errors
+    /// As for [`set`](Store::set).
+    pub fn make(&self) -> Result<(), StoreError> {
+        self.update(|_| true).map(drop)
+    }
+
     fn read(&self) -> Result<Option<(StoreKey, Entries)>, StoreError> {
         let Some(bytes) = private::read(&self.path, MAX_FILE)? else {
             return Ok(None);
@@ -132,6 +141,12 @@ impl<M: MasterKey> Store for FileStore<M> {
     fn get_many(&self, wanted: &[Entry]) -> Result<Vec<Option<Secret>>, StoreError> {
         let entries = self.read()?.map(|(_, entries)| entries).unwrap_or_default();
         Ok(wanted.iter().map(|entry| entries.get(entry.as_str()).cloned()).collect())
+    }
+
+    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+        let entries = self.read()?.map(|(_, entries)| entries).unwrap_or_default();
+        // A name that nobody of this version writes is none that anybody could ask for.
+        Ok(Some(entries.keys().filter_map(|name| Entry::parse(name)).collect()))
     }
 
     fn set(&self, entry: &Entry, value: &Secret) -> Result<(), StoreError> {

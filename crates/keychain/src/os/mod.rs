@@ -137,6 +137,16 @@ impl OsStore {
         }
     }
 
+    /// Reads what another program keeps under this service, by the name that it gave it, as it is.
+    ///
+    /// # Errors
+    /// As for [`get`](Store::get).
+    pub fn foreign(&self, name: &str) -> Result<Option<Secret>, StoreError> {
+        let name = name.to_owned();
+        let kept = self.call(move |session, service| session.get(service, &name))?;
+        Ok(kept.map(Secret::from))
+    }
+
     fn call<T: Send + 'static>(
         &self,
         job: impl Fn(&Session, &str) -> Result<T, Failure> + Send + 'static,

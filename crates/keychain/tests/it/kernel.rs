@@ -52,6 +52,33 @@ fn keeps_gives_and_forgets() {
 }
 
 #[test]
+fn a_passphrase_is_proved_also_when_the_key_is_known_and_use_prolongs_nothing() {
+    if !present() {
+        return;
+    }
+    let (dir, service) = (tempfile::tempdir().unwrap(), service());
+    let path = dir.path().join("secrets.enc");
+    let told = |text: &str, seconds| {
+        let passphrase = Passphrase::new(Secret::from_text(text)).with_cost(CHEAP);
+        let cache = KernelCache::new(&*service, Duration::from_secs(seconds));
+        FileStore::new(&path, Cached::afresh(passphrase, cache))
+    };
+    let untold = || FileStore::new(&path, Cached::new(Passphrase::unknown(), cache(&service)));
+    told("right", 600).make().unwrap();
+    assert!(untold().unlock().unwrap());
+    assert!(matches!(told("wrong", 600).unlock(), Err(StoreError::Contents { .. })));
+
+    assert!(told("right", 1).unlock().unwrap());
+    assert!(untold().unlock().unwrap());
+    let ended = || matches!(untold().unlock(), Err(StoreError::PassphraseNeeded));
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !ended() {
+        assert!(std::time::Instant::now() < deadline, "each use gave the key another lifetime");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn a_key_has_an_end() {
     if !present() {
         return;

@@ -37,7 +37,7 @@ pub fn show(environment: &Environment, args: &KeyShow) -> Outcome {
         let hint = format!("thv key show {name} --yes shows it without asking");
         ask::whether(&question, "the key was not shown", &hint)?;
     }
-    let vault = KeyVault::open(home);
+    let vault = KeyVault::open(home)?;
     let key = vault.vault().current(name).map_err(|error| failed("cannot read the key", name, &error))?;
     let key =
         key.ok_or_else(|| failed("there is no key", name, &VaultError::NoKey { name: name.clone() }))?;
@@ -54,19 +54,23 @@ pub fn show(environment: &Environment, args: &KeyShow) -> Outcome {
 pub fn switch(environment: &Environment, args: &KeySwitch, enable: bool, debug: bool) -> Outcome {
     let home = environment.prepared_home()?;
     let name = &args.name;
+    existing(home, name)?;
+    // The store before the workload's lock: choosing one waits for those who use it, and they for workloads.
+    let vault = if enable { KeyVault::to_fill(home)? } else { KeyVault::to_change(home)? };
     let lock = lock(home, name)?;
     let workload = existing(home, name)?;
     if workload.config.is_locked() == enable {
         say::talk(&format!("{name} is {} already", if enable { "locked" } else { "open" }));
         return Ok(());
     }
+    let cannot = |error: &VaultError| failed("cannot change the keys", name, error);
+    // A store that cannot be used must be known before anything is ended for its sake.
+    vault.vault().current(name).map_err(|error| cannot(&error))?;
     let running = workload.status.supervisor.is_some();
     if running {
         end(home, &lock, PATIENCE, true)?;
         still_wanted(home, name)?;
     }
-    let vault = KeyVault::open(home);
-    let cannot = |error: &VaultError| failed("cannot change the keys", name, error);
     let mut config = workload.config;
     let auth = config.shared_key_auth.get_or_insert(SharedKeyAuth {
         enabled: false,

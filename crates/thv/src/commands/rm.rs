@@ -28,7 +28,7 @@ fn all(home: &Home) -> Outcome<Vec<Name>> {
 pub fn rm(environment: &Environment, args: &Rm) -> Outcome {
     let home = environment.prepared_home()?;
     let names = if args.all { all(home)? } else { args.names.clone() };
-    let vault = KeyVault::open(home);
+    let vault = KeyVault::to_change(home)?;
     one_by_one(&names, |name| {
         let lock = lock(home, name)?;
         let there = registry::check(home, name).map_err(|error| {

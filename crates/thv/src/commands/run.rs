@@ -19,6 +19,7 @@ use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::keys::{self, KeyVault};
 use crate::say;
+use crate::secrets;
 use crate::supervise::{self, Order};
 
 /// Creates a workload and lets it run, all or nothing.
@@ -29,9 +30,14 @@ pub fn run(environment: &Environment, args: &Run, debug: bool) -> Outcome {
     };
     let name =
         &config.name().map_err(|error| Failure::new(Exit::Usage, "this cannot be run").because(&error))?;
+    let wanted = secrets::wanted(&config)?;
     let home = environment.prepared_home()?;
+    let given = secrets::given(&wanted, &environment.secrets());
+    // What is missing shows before anything is made.
+    secrets::resolve(home, &config, &given)?;
+    // The store before the workload's lock: choosing one waits for those who use it, and they for workloads.
+    let vault = if config.is_locked() { KeyVault::to_fill(home)? } else { KeyVault::to_change(home)? };
     let lock = lock(home, name)?;
-    let vault = KeyVault::open(home);
     let (runtime, interrupt) = supervise::runtime()?;
     let creation = Creation::begin(home, lock, &vault, &config).map_err(|error| match error {
         CreationError::Exists(_) => Failure::new(Exit::Exists, error.to_string())
@@ -40,10 +46,22 @@ pub fn run(environment: &Environment, args: &Run, debug: bool) -> Outcome {
         error => Failure::new(Exit::Failed, format!("cannot create workload {name}")).because(&error),
     })?;
     let (keys, key_info) = vault.of(name, &config)?;
-    let mut order =
-        Order { home, name: name.clone(), config, keys, key_info, ready_timeout: args.ready_timeout, debug };
+    let mut order = Order {
+        home,
+        name: name.clone(),
+        config,
+        keys,
+        key_info,
+        given,
+        ready_timeout: args.ready_timeout,
+        debug,
+    };
     if args.foreground {
-        return supervise::foreground(&runtime, interrupt, order, creation, Creation::commit);
+        let up = |creation: Creation<'_, _>| {
+            creation.commit();
+            vault.release();
+        };
+        return supervise::foreground(&runtime, interrupt, order, creation, up);
     }
     let line = runtime.block_on(detach::launch(&mut order, creation.as_ref(), interrupt))?;
     creation.commit();
@@ -81,6 +99,7 @@ fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
         port: args.proxy_port.unwrap_or(0),
         port_is_explicit: args.proxy_port.is_some(),
         env_vars,
+        secrets: args.secrets.clone(),
         base_env: environment.base(),
         container_labels: pairs(&args.labels, "label")?,
         allowed_origins: args.allowed_origins.clone(),
@@ -118,10 +137,6 @@ fn from_file(environment: &Environment, args: &Run, path: &Path) -> Outcome<RunC
             format!("{} asks for a server that speaks HTTP", path.display()),
         )
         .hint("this version runs servers on standard input and output"));
-    }
-    if !config.secrets.is_empty() {
-        return Err(Failure::new(Exit::Refused, format!("{} asks for stored secrets", path.display()))
-            .hint("this version hands none to servers; remove its field secrets to go on without them"));
     }
     if config.command.is_none() {
         let image = config.image.clone().unwrap_or_default();
@@ -181,6 +196,9 @@ fn confirm(config: &RunConfig, yes: bool) -> Outcome {
     for (name, value) in &config.env_vars {
         let value = if looks_like_a_secret(name, value) { "(not shown)".to_owned() } else { shown(value) };
         say::talk(&format!("env      {}={value}", shown(name)));
+    }
+    for secret in &config.secrets {
+        say::talk(&format!("secret   {}", shown(secret)));
     }
     say::talk(&format!("lock     {}", if config.is_locked() { "shared key" } else { "open" }));
     if yes {

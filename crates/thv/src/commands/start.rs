@@ -13,10 +13,11 @@ use super::stop::gone_within;
 use super::{Selection, existing, lock, one_by_one};
 use crate::args::Start;
 use crate::detach;
-use crate::environment::Environment;
+use crate::environment::{self, Environment};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::keys::KeyVault;
 use crate::say;
+use crate::secrets;
 use crate::supervise::{self, Order};
 
 /// How long a supervisor that is on its way down may take.
@@ -77,7 +78,7 @@ pub fn order<'a>(
     debug: bool,
 ) -> Outcome<Startable<'a>> {
     let name: &Name = lock.name();
-    let vault = KeyVault::open(home);
+    let vault = KeyVault::to_change(home)?;
     creation::finish(home, lock, &vault).map_err(|error| {
         Failure::new(Exit::Failed, format!("cannot clear away what is left of {name}")).because(&error)
     })?;
@@ -94,5 +95,15 @@ pub fn order<'a>(
     groups::end_orphans(&home.groups(name));
     let (keys, key_info) = vault.of(name, &workload.config)?;
     let (name, config) = (workload.name, workload.config);
-    Ok(Startable::Stopped(Box::new(Order { home, name, config, keys, key_info, ready_timeout, debug })))
+    let given = secrets::given(&secrets::wanted(&config)?, &environment::secrets());
+    Ok(Startable::Stopped(Box::new(Order {
+        home,
+        name,
+        config,
+        keys,
+        key_info,
+        given,
+        ready_timeout,
+        debug,
+    })))
 }

@@ -17,6 +17,7 @@ use super::{Selection, existing, lock, one_by_one};
 use crate::args::{Restart, Stop};
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::keys::{KeyVault, failed};
 use crate::say;
 
 /// How often a stopping supervisor is looked at.
@@ -45,7 +46,14 @@ pub fn restart(environment: &Environment, args: &Restart, debug: bool) -> Outcom
     let names = Selection { names: &args.names, all: args.all }.resolve(home)?;
     one_by_one(&names, |name| {
         let lock = lock(home, name)?;
-        existing(home, name)?;
+        let workload = existing(home, name)?;
+        if workload.config.is_locked() {
+            // A store that cannot be used must be known before the workload is ended: it would not come back.
+            KeyVault::open(home)?
+                .vault()
+                .current(name)
+                .map_err(|error| failed("cannot read the key", name, &error))?;
+        }
         end(home, &lock, args.timeout, true)?;
         still_wanted(home, name)?;
         let line = super::start::start_under(home, &lock, args.ready_timeout, debug)?;

@@ -10,7 +10,15 @@ use crate::keys::KeyVault;
 
 pub(super) fn look(home: &Home) -> Vec<Finding<'static>> {
     let names: Vec<_> = registry::names(home).unwrap_or_default();
-    let vault = KeyVault::open(home);
+    let vault = match KeyVault::open(home) {
+        Ok(vault) => vault,
+        Err(failure) => {
+            return vec![
+                Finding::problem("store", failure.summary())
+                    .why("no workload can be started, and no client can reach one"),
+            ];
+        }
+    };
     let start = Instant::now();
     let described = vault.vault().describe(&names);
     let took = start.elapsed();

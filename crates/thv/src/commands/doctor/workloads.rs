@@ -69,7 +69,7 @@ fn unfinished<'a>(home: &'a Home, name: &Name) -> Finding<'a> {
         .mend("thv doctor --fix")
         .fix(move || {
             let lock = lock(home, &fixed)?;
-            creation::finish(home, &lock, &KeyVault::open(home)).map_err(|error| {
+            creation::finish(home, &lock, &KeyVault::to_change(home)?).map_err(|error| {
                 Failure::new(Exit::Failed, format!("cannot clear away what is left of {fixed}"))
                     .because(&error)
             })
