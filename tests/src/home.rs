@@ -1,6 +1,7 @@
 //! A home of its own for each test, and the proof at its end that nothing was left behind and nothing leaked.
 
 use crate::captured::Captured;
+use crate::desktop::{self, NO_BUS};
 use crate::detached::{self, Detached};
 use crate::procs::{self, Proc};
 use crate::secret::{Leak, SecretForms};
@@ -30,12 +31,15 @@ pub struct Home {
     dir: Option<TempDir>,
     root: PathBuf,
     binary: PathBuf,
+    /// The address of the session bus.
+    bus: String,
     captured: Captured,
     keys: Mutex<Vec<String>>,
 }
 
 impl Home {
-    /// A new home for the binary named by [`BINARY_VARIABLE`].
+    /// A new home for the binary named by [`BINARY_VARIABLE`], without a keychain, unless the test runs
+    /// [within a desktop session](crate::Desktop::around).
     ///
     /// # Errors
     /// The variable is not set, or the directory could not be made.
@@ -58,7 +62,8 @@ impl Home {
         for below in ["thv", "user", "tmp"] {
             DirBuilder::new().mode(0o700).create(root.join(below))?;
         }
-        Ok(Self { dir: Some(dir), root, binary, captured: Captured::default(), keys: Mutex::default() })
+        let bus = desktop::around().unwrap_or_else(|| NO_BUS.to_owned());
+        Ok(Self { dir: Some(dir), root, binary, bus, captured: Captured::default(), keys: Mutex::default() })
     }
 
     /// Runs a test in a new home and closes it. A failure of the test is not hidden by what it then leaves behind.
@@ -66,8 +71,22 @@ impl Home {
     /// # Errors
     /// The test failed, or what [`Home::close`] says.
     pub fn with(test: impl FnOnce(&Self) -> Result) -> Result {
+        Self::new()?.through(test)
+    }
+
+    /// As [`Home::with`], in a home whose keychain is on the session bus with this address.
+    ///
+    /// # Errors
+    /// As [`Home::with`].
+    pub fn with_bus(address: &str, test: impl FnOnce(&Self) -> Result) -> Result {
         let mut home = Self::new()?;
-        let outcome = test(&home);
+        address.clone_into(&mut home.bus);
+        home.through(test)
+    }
+
+    fn through(mut self, test: impl FnOnce(&Self) -> Result) -> Result {
+        let home = &mut self;
+        let outcome = test(home);
         let finished = home.finish();
         outcome.map_err(|failure| match &finished {
             Ok(()) => failure,
@@ -96,6 +115,11 @@ impl Home {
         Ok(path)
     }
 
+    /// The address of the session bus that commands of this home are given.
+    pub fn bus(&self) -> &str {
+        &self.bus
+    }
+
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
     }
@@ -116,6 +140,8 @@ impl Home {
             .env("LANG", "C.UTF-8")
             .env("TERM", "dumb")
             .env("THV_HOME", self.path())
+            // Nobody's real keychain is ever touched.
+            .env("DBUS_SESSION_BUS_ADDRESS", &self.bus)
             .current_dir(self.user());
         command
     }
@@ -158,9 +184,18 @@ impl Home {
     pub fn key(&self, name: &str) -> Result<String> {
         let output = self.thv(["key", "show", name, "--yes"]).shows_key().output()?.expect(0)?;
         let key = output.stdout.trim().to_owned();
-        SecretForms::of(&key)?;
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
+        self.watch(&key)?;
         Ok(key)
+    }
+
+    /// From now on this text of 32 bytes counts as a leak wherever it is found, as if it were a key.
+    ///
+    /// # Errors
+    /// It is not the padded standard base64 of 32 bytes.
+    pub fn watch(&self, text: &str) -> Result {
+        SecretForms::of(text)?;
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+        Ok(())
     }
 
     /// The processes of this home that run now.
@@ -220,6 +255,7 @@ impl Home {
         let Some(dir) = self.dir.take() else { return Ok(()) };
         let left = self.leftovers();
         let leaks = self.leaks();
+        let file = desktop::around().and_then(|_| desktop::file_store_below(&self.root));
         dir.close()?;
         let left = left.iter().fold(String::new(), |mut text, process| {
             let _ = write!(text, "\n  {} {}", process.pid, process.command);
@@ -228,6 +264,7 @@ impl Home {
         ensure!(left.is_empty(), "processes were left behind (and killed):{left}");
         let leaks = leaks?;
         ensure!(leaks.is_empty(), "a key leaked: {leaks:?}");
+        ensure!(file.is_none(), "there is a keychain, and a file was used: {file:?}");
         Ok(())
     }
 
@@ -284,7 +321,10 @@ mod tests {
         names.sort_unstable();
         // The shell adds PWD and perhaps more of its own.
         names.retain(|name| !matches!(*name, "PWD" | "OLDPWD" | "SHLVL" | "_"));
-        assert_eq!(names, ["EXTRA", "HOME", "PATH", "TERM", "THV_HOME", "TMPDIR"]);
+        assert_eq!(
+            names,
+            ["DBUS_SESSION_BUS_ADDRESS", "EXTRA", "HOME", "PATH", "TERM", "THV_HOME", "TMPDIR"]
+        );
         home.close().unwrap();
     }
 

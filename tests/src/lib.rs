@@ -27,6 +27,7 @@
 
 mod captured;
 mod command;
+mod desktop;
 mod detached;
 mod failure;
 mod foreground;
@@ -40,6 +41,7 @@ mod stdio;
 
 pub use captured::Captured;
 pub use command::{Output, Thv};
+pub use desktop::{Desktop, Keyring, NO_BUS};
 pub use detached::Detached;
 pub use failure::{Failure, Result};
 pub use foreground::Foreground;

@@ -15,20 +15,24 @@ pub const NOT_RUN_VARIABLE: &str = "THV_E2E_NOT_RUN";
 /// A set of real programs that is installed as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Python with the official MCP SDK, `mcp-server-time`, `mcp-server-git` and `uvx`.
+    /// Python with the official MCP SDK, FastMCP, `mcp-server-time`, `mcp-server-git` and `uvx`.
     Python,
-    /// `server-everything`, run by the machine's own Node.js, which comes with `npx`.
+    /// Python with the official MCP SDK's previous major version.
+    PythonV1,
+    /// What npm gives: `server-everything`, the MCP SDK in both major versions, the Inspector, other bridges, and
+    /// a Node.js for those that are too new for the machine's own.
     Node,
 }
 
 impl Part {
     /// All parts.
-    pub const ALL: &[Self] = &[Self::Python, Self::Node];
+    pub const ALL: &[Self] = &[Self::Python, Self::PythonV1, Self::Node];
 
     /// Its name, which is also its folder in `tests/parts` and in `.e2e`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Python => "python",
+            Self::PythonV1 => "python-v1",
             Self::Node => "node",
         }
     }
@@ -37,6 +41,7 @@ impl Part {
     pub const fn variable(self) -> &'static str {
         match self {
             Self::Python => "THV_E2E_PYTHON",
+            Self::PythonV1 => "THV_E2E_PYTHON_V1",
             Self::Node => "THV_E2E_NODE",
         }
     }

@@ -27,8 +27,15 @@ pub(crate) fn run(steps: &mut Steps) -> Result {
     let folder = root().join("target/cross");
     let compiler = steps.step("compiler for other systems", "cargo xtask cross", || compiler(&folder))?;
     for target in TARGETS {
-        let mut check =
-            cargo(["check", "--quiet", "--workspace", "--target", target, "-Zbuild-std=std,panic_unwind"]);
+        let mut check = cargo([
+            "check",
+            "--quiet",
+            "--workspace",
+            "--target",
+            target,
+            "-Zbuild-std=std,panic_unwind",
+            "--no-default-features",
+        ]);
         for package in LEFT_OUT {
             check.args(["--exclude", package]);
         }

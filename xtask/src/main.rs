@@ -27,8 +27,9 @@ cargo xtask CHORE
   test                                 everything that must hold: format, lints, docs, all tests
   e2e [--allow-missing] [-- FILTER…]   the end-to-end tests; installs the real servers and clients
                                        they run against into .e2e; FILTER goes to the test program
-  bench [--write]                      what the lock costs, measured on the release build; --write puts
-                                       the figures into docs/performance.md
+  bench [timing | --write]             what the lock costs, measured on the release build; --write puts
+                                       the figures into docs/performance.md; timing alone measures what
+                                       the time of a key check tells of the key (nothing, or it fails)
   docs [--check]                       write the commands into docs/cli.md, from the command's own help;
                                        --check only says whether they are up to date
   lint                                 the rules of this repository that rustc and clippy do not know

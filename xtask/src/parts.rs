@@ -12,13 +12,13 @@ use thv_e2e::{Failure, Part, Result, ensure};
 /// Installs `part` into `folder` unless it is there, and returns the folder of its programs.
 pub(crate) fn get(steps: &mut Steps, part: Part, folder: &Path) -> Result<PathBuf> {
     match part {
-        Part::Python => python(steps, folder),
+        Part::Python | Part::PythonV1 => python(steps, part.name(), folder),
         Part::Node => node(steps, folder),
     }
 }
 
-fn python(steps: &mut Steps, folder: &Path) -> Result<PathBuf> {
-    let requirements = root().join("tests/parts/python/requirements.txt");
+fn python(steps: &mut Steps, part: &str, folder: &Path) -> Result<PathBuf> {
+    let requirements = root().join("tests/parts").join(part).join("requirements.txt");
     let version = python_version()?;
     let programs = folder.join("bin");
     // The interpreter and the folder belong to it: scripts in a virtual environment hold their full path.
@@ -32,7 +32,8 @@ fn python(steps: &mut Steps, folder: &Path) -> Result<PathBuf> {
     if folder.exists() {
         std::fs::remove_dir_all(folder)?;
     }
-    steps.run("part python: environment", Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    let mut environment = Command::new("python3");
+    steps.run(&format!("part {part}: environment"), environment.args(["-m", "venv"]).arg(folder))?;
     let pip = |args: &[&str]| {
         let mut pip = Command::new(programs.join("pip"));
         pip.args(args).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
@@ -40,8 +41,8 @@ fn python(steps: &mut Steps, folder: &Path) -> Result<PathBuf> {
     };
     // Without resolving: the file names every package, and `check` proves that it does.
     let mut install = pip(&["install", "--quiet", "--no-input", "--no-deps", "--requirement"]);
-    steps.run("part python: packages", install.arg(&requirements))?;
-    steps.run("part python: check", &mut pip(&["check"]))?;
+    steps.run(&format!("part {part}: packages"), install.arg(&requirements))?;
+    steps.run(&format!("part {part}: check"), &mut pip(&["check"]))?;
     stamp.set()?;
     Ok(programs)
 }
@@ -98,7 +99,12 @@ fn node_version() -> Result<String> {
         .map_err(|error| Failure::new(format!("node cannot be started ({error}); get it: {advice}")))?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let major = version.strip_prefix('v').and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
-    ensure!(major.is_some_and(|major| major >= 20), "node is {version:?}; the packages need 20 or newer");
+    // Some packages need 22. Where npm has a Node.js of that age, the pins bring it.
+    let needed = if cfg!(all(target_os = "linux", target_arch = "x86_64")) { 20 } else { 22 };
+    ensure!(
+        major.is_some_and(|major| major >= needed),
+        "node is {version:?}; the packages need {needed} or newer"
+    );
     let npm = Command::new("npm").arg("--version").stdin(Stdio::null()).output();
     ensure!(npm.is_ok_and(|output| output.status.success()), "npm cannot be started; get it: {advice}");
     Ok(version)
@@ -143,15 +149,30 @@ mod tests {
 
     #[test]
     fn every_pin_is_exact() {
-        let pins = std::fs::read_to_string(root().join("tests/parts/python/requirements.txt")).unwrap();
-        for pin in pins.lines() {
-            assert_eq!(pin.split("==").count(), 2, "{pin}");
+        let read = |path: &str| std::fs::read_to_string(root().join("tests/parts").join(path)).unwrap();
+        for (part, packages) in [
+            ("python", &["fastmcp", "mcp", "mcp-server-git", "mcp-server-time", "uv"][..]),
+            ("python-v1", &["mcp"]),
+        ] {
+            let pins = read(&format!("{part}/requirements.txt"));
+            for pin in pins.lines() {
+                assert_eq!(pin.split("==").count(), 2, "{part}: {pin}");
+            }
+            for package in packages {
+                assert!(pins.contains(&format!("\n{package}==")), "{part}: {package}");
+            }
         }
-        for package in ["mcp", "mcp-server-git", "mcp-server-time", "uv"] {
-            assert!(pins.contains(&format!("\n{package}==")), "{package}");
-        }
-        let pins = std::fs::read_to_string(root().join("tests/parts/node/package.json")).unwrap();
+        assert!(read("python-v1/requirements.txt").contains("\nmcp==1."), "the previous major version");
+        let pins = read("node/package.json");
         let pin = "\"@modelcontextprotocol/server-everything\": \"2";
         assert!(pins.contains(pin) && !pins.contains(['^', '~', '*']), "{pins}");
+    }
+
+    #[test]
+    fn the_lock_file_of_node_names_hashes_and_no_addresses() {
+        let lock = std::fs::read_to_string(root().join("tests/parts/node/package-lock.json")).unwrap();
+        assert!(!lock.contains("\"resolved\""), "install with `--omit-lockfile-registry-resolved`");
+        let packages = lock.matches("\n    \"node_modules/").count();
+        assert!(packages > 100 && lock.matches("\"integrity\": \"sha512-").count() == packages, "{packages}");
     }
 }

@@ -61,6 +61,18 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Everybody who listens on this TCP port, with the user alone: quick enough for each connection. On other systems than
+/// Linux the same as [`holders`].
+///
+/// # Errors
+/// The operating system does not tell.
+pub fn listeners(port: u16) -> io::Result<Vec<Holder>> {
+    #[cfg(target_os = "linux")]
+    return linux::listeners(port);
+    #[cfg(not(target_os = "linux"))]
+    return other::holders(port);
+}
+
 /// Everybody who listens on this TCP port, on whatever address of this machine.
 ///
 /// # Errors

@@ -16,7 +16,12 @@ struct Socket {
     inode: String,
 }
 
-pub(crate) fn holders(port: u16) -> io::Result<Vec<Holder>> {
+pub(crate) fn listeners(port: u16) -> io::Result<Vec<Holder>> {
+    let holder = |Socket { addr, uid, .. }| Holder { addr, uid: Some(uid), process: None };
+    Ok(sockets(port)?.into_iter().map(holder).collect())
+}
+
+fn sockets(port: u16) -> io::Result<Vec<Socket>> {
     let mut sockets = table(&fs::read_to_string("/proc/net/tcp")?);
     // A kernel without IPv6 has no second table.
     match fs::read_to_string("/proc/net/tcp6") {
@@ -25,6 +30,11 @@ pub(crate) fn holders(port: u16) -> io::Result<Vec<Holder>> {
         Err(error) => return Err(error),
     }
     sockets.retain(|socket| socket.addr.port() == port);
+    Ok(sockets)
+}
+
+pub(crate) fn holders(port: u16) -> io::Result<Vec<Holder>> {
+    let sockets = sockets(port)?;
     if sockets.is_empty() {
         return Ok(Vec::new());
     }
@@ -124,6 +134,10 @@ mod tests {
         holders.sort_by_key(|holder| holder.addr);
         let addrs: Vec<_> = holders.iter().map(|holder| holder.addr).collect();
         assert_eq!(addrs, [four.local_addr().unwrap(), other.local_addr().unwrap()]);
+        let mut quick = listeners(port).unwrap();
+        quick.sort_by_key(|listener| listener.addr);
+        let users = |all: &[Holder]| all.iter().map(|one| (one.addr, one.uid)).collect::<Vec<_>>();
+        assert_eq!(users(&quick), users(&holders));
         for holder in &holders {
             assert_eq!(holder.process.as_ref().map(|process| process.pid), Some(std::process::id()));
             assert!(holder.to_string().contains(&std::process::id().to_string()));

@@ -9,14 +9,17 @@ use thv_wire::message::Id;
 const MAX: usize = 1024;
 
 /// The questions that the client has not answered yet.
+///
+/// A session has a number, its life, which is drawn before it is begun anew: what still comes from the one before can
+/// be told from what the new one says before it is the current one.
 #[derive(Default)]
 pub(crate) struct Asked(Mutex<Questions>);
 
 #[derive(Default)]
 struct Questions {
-    /// Oldest first, each with the number of sessions that were lost before it.
+    /// Oldest first, each with the life of its session.
     open: Vec<(Id, u64)>,
-    lost: u64,
+    life: u64,
 }
 
 impl Asked {
@@ -24,26 +27,32 @@ impl Asked {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server asks.
-    pub(crate) fn note(&self, id: Id) {
+    /// The life of the session that is, or that is being begun.
+    pub(crate) fn life(&self) -> u64 {
+        self.questions().life
+    }
+
+    /// The session is lost; the life of the next one.
+    pub(crate) fn lose(&self) -> u64 {
+        let mut questions = self.questions();
+        questions.life += 1;
+        questions.life
+    }
+
+    /// A server asks, in a session of that life.
+    pub(crate) fn note(&self, id: Id, life: u64) {
         let mut questions = self.questions();
         if questions.open.len() == MAX {
             questions.open.remove(0);
         }
-        let lost = questions.lost;
-        questions.open.push((id, lost));
+        questions.open.push((id, life));
     }
 
-    /// The session is lost, and with it whoever waits for an answer.
-    pub(crate) fn lose(&self) {
-        self.questions().lost += 1;
-    }
-
-    /// The client answers. Whether the one who asked is known to be gone.
-    pub(crate) fn take_is_lost(&self, id: &Id) -> bool {
+    /// The client answers: the life of the session that asked, if that is known.
+    pub(crate) fn take(&self, id: &Id) -> Option<u64> {
         let mut questions = self.questions();
-        let Some(at) = questions.open.iter().position(|(known, _)| known == id) else { return false };
-        questions.open.remove(at).1 != questions.lost
+        let at = questions.open.iter().position(|(known, _)| known == id)?;
+        Some(questions.open.remove(at).1)
     }
 }
 
@@ -55,25 +64,22 @@ mod tests {
     fn an_answer_belongs_to_the_oldest_question_of_its_id() {
         let asked = Asked::default();
         let id = Id::number(0);
-        asked.note(id.clone());
-        asked.lose();
-        asked.note(id.clone());
-        assert!(asked.take_is_lost(&id));
-        assert!(!asked.take_is_lost(&id));
-        // What is not known is not held back.
-        assert!(!asked.take_is_lost(&id));
+        asked.note(id.clone(), asked.life());
+        let next = asked.lose();
+        asked.note(id.clone(), next);
+        assert_eq!((asked.take(&id), asked.take(&id), asked.take(&id)), (Some(0), Some(1), None));
+        assert_eq!(asked.life(), next);
     }
 
     #[test]
     fn is_bounded() {
         let asked = Asked::default();
-        asked.note(Id::string("oldest"));
+        asked.note(Id::string("oldest"), 0);
         for n in 0..MAX as u64 {
-            asked.note(Id::number(n));
+            asked.note(Id::number(n), 0);
         }
-        asked.lose();
-        assert!(!asked.take_is_lost(&Id::string("oldest")));
-        assert!(asked.take_is_lost(&Id::number(0)));
+        assert_eq!(asked.take(&Id::string("oldest")), None);
+        assert_eq!(asked.take(&Id::number(0)), Some(0));
         assert_eq!(asked.questions().open.len(), MAX - 1);
     }
 }

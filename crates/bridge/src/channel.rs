@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::finder::Route;
 use crate::pool::Effort;
 use crate::relay::{Initialize, Relay};
-use crate::renew::{INITIALIZED, PATIENCE, REPLAY, version_in};
+use crate::renew::{INITIALIZED, PATIENCE, REPLAY, REPLAYS, version_in};
 use crate::session::Session;
 
 /// How often a session is tried to be begun on streams that break off.
@@ -36,6 +36,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// One stream of the server's, and where messages for it are posted.
 pub(crate) struct Channel {
     addr: SocketAddr,
+    /// Of the session that it is.
+    life: u64,
     endpoint: Uri,
     closed: watch::Sender<bool>,
     /// The client's own `initialize`, once it is posted here.
@@ -114,6 +116,11 @@ impl Channels {
         }
     }
 
+    /// Returns when nobody is about to open one.
+    pub(crate) async fn settled(&self) {
+        drop(self.opening.lock().await);
+    }
+
     fn current(&self) -> MutexGuard<'_, Option<Arc<Channel>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,10 +168,10 @@ impl Relay {
     }
 
     async fn open_channel(&self, effort: Effort, fresh: bool) -> Result<Arc<Channel>, Failure> {
-        self.asked.lose();
+        let life = self.asked.lose();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         for _ in 0..ATTEMPTS {
-            match timeout(PATIENCE, self.try_to_open(effort, fresh)).await {
+            match timeout(PATIENCE, self.try_to_open(effort, fresh, life)).await {
                 // A supervisor that is ending. Nothing of the client's was sent.
                 Ok(Err(Failure::Lost | Failure::Withdrawn)) => sleep(backoff.pause()).await,
                 Ok(outcome) => return outcome,
@@ -174,27 +181,27 @@ impl Relay {
         Err(Failure::NoSession("it breaks every connection"))
     }
 
-    async fn try_to_open(&self, effort: Effort, fresh: bool) -> Result<Arc<Channel>, Failure> {
-        let channel = self.connect_channel(effort).await?;
+    async fn try_to_open(&self, effort: Effort, fresh: bool, life: u64) -> Result<Arc<Channel>, Failure> {
+        let channel = self.connect_channel(effort, life).await?;
         let mut half = Half(Some(Arc::clone(&channel)));
         let params = self.session.params().filter(|_| !fresh);
         let version = self.session.current().version;
+        let session = Session { life, version, open: true, ..Session::default() };
         if let Some(params) = &params {
             channel.begun.store(true, Ordering::Release);
-            let session = Session { version: version.clone(), ..Session::default() };
             self.begin_on(&channel, &session, params, effort).await?;
         }
         half.0 = None;
         self.channels.replace(Arc::clone(&channel));
         if params.is_some() {
             tracing::info!("session lost and begun anew");
-            self.session.replace(None, version, true);
+            self.session.replace(session);
         }
         Ok(channel)
     }
 
     /// Asks for a stream and reads its first event.
-    async fn connect_channel(&self, effort: Effort) -> Result<Arc<Channel>, Failure> {
+    async fn connect_channel(&self, effort: Effort, life: u64) -> Result<Arc<Channel>, Failure> {
         let call = Call {
             method: Method::GET,
             headers: Session::default().get(None),
@@ -218,6 +225,7 @@ impl Relay {
         };
         let channel = Arc::new(Channel {
             addr,
+            life,
             endpoint: endpoint.ok_or(Failure::Http { status, what })?,
             closed: watch::Sender::new(false),
             initialize: Mutex::default(),
@@ -249,8 +257,11 @@ impl Relay {
         let replay = async {
             let requests = self.told().requests();
             for (method, params) in requests {
-                if let Err(failure) = self.ask_on(channel, session, effort, method, &params).await {
-                    tracing::warn!(method, %failure, "not told to the new session");
+                for _ in 0..REPLAYS {
+                    match self.ask_on(channel, session, effort, method, &params).await {
+                        Ok(_) => break,
+                        Err(failure) => tracing::debug!(method, %failure, "not told to the new session"),
+                    }
                 }
             }
         };
@@ -331,7 +342,7 @@ impl Relay {
             match events.next().await {
                 Next::Message(message) => {
                     let initialize = channel.initialize().clone();
-                    self.deliver(message, initialize.as_deref()).await;
+                    self.deliver(message, channel.life, initialize.as_deref()).await;
                 }
                 Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
                 Next::Endpoint(_) => {}

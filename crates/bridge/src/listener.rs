@@ -78,16 +78,21 @@ impl Relay {
                         }
                         None => stream.insert(Events::new(body, self.options.max_answer_bytes)),
                     };
+                    let since = Instant::now();
                     loop {
                         match events.next().await {
-                            Next::Message(message) => self.deliver(message, None).await,
+                            Next::Message(message) => self.deliver(message, session.life, None).await,
                             Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
                             Next::Endpoint(_) => {}
                             Next::End => break,
                         }
                         state.backoff.reset();
                     }
+                    if since.elapsed() > MAX_PAUSE {
+                        state.backoff.reset();
+                    }
                 }
+                Opened::NotFromHere => stream = None,
                 Opened::Never => return,
                 Opened::NotNow => least = pause,
                 Opened::Lost if !state.had_stream => return,
@@ -107,6 +112,7 @@ impl Relay {
     }
 
     async fn open_stream(&self, session: &Session, last_id: Option<HeaderValue>) -> Opened {
+        let resumes = last_id.is_some();
         let call = Call {
             method: Method::GET,
             headers: session.get(last_id),
@@ -118,7 +124,14 @@ impl Relay {
                 Opened::Stream(reply.body)
             }
             Ok(reply) if reply.status.is_server_error() => Opened::NotNow,
-            Ok(reply) if reply.status == StatusCode::NOT_FOUND && session.id.is_some() => Opened::Lost,
+            Ok(reply) if reply.status == StatusCode::BAD_REQUEST && resumes => Opened::NotFromHere,
+            // There are servers that say 400 of a session that they do not know.
+            Ok(reply)
+                if [StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST].contains(&reply.status)
+                    && session.id.is_some() =>
+            {
+                Opened::Lost
+            }
             Ok(reply) => {
                 tracing::debug!(status = %reply.status, "the server has no stream of its own");
                 Opened::Never
@@ -152,7 +165,9 @@ enum Opened {
     Stream(crate::exchange::Body),
     /// 405, or something like it.
     Never,
-    /// 404 in a session.
+    /// 404 or 400 in a session.
     Lost,
+    /// The server cannot go on from the last event.
+    NotFromHere,
     NotNow,
 }

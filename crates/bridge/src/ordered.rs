@@ -49,6 +49,13 @@ pub(crate) enum ItemKind {
     Response,
 }
 
+impl Item {
+    /// Whether the server was told already: a session that is begun anew is told that it is initialized.
+    fn is_told(&self, session: &Session) -> bool {
+        self.kind == ItemKind::Initialized && session.open
+    }
+}
+
 impl Relay {
     /// Sends what comes in, in order, until the channel closes.
     pub(crate) async fn run_ordered(self: Arc<Self>, mut items: mpsc::UnboundedReceiver<Item>) {
@@ -63,7 +70,9 @@ impl Relay {
     }
 
     async fn send_ordered(&self, item: &Item) {
-        if item.answers.as_ref().is_some_and(|id| self.asked.take_is_lost(id)) {
+        if let Some(id) = &item.answers
+            && self.is_lost(id).await
+        {
             tracing::debug!("answer dropped: the session that asked is lost");
             return;
         }
@@ -74,54 +83,74 @@ impl Relay {
             Err(error) => Err(error.into()),
         };
         match outcome {
-            Ok(reply) if reply.status.is_success() => {
+            Ok(Some(reply)) if reply.status.is_success() => {
                 if item.kind == ItemKind::Initialized {
                     self.session.open();
                 }
                 finish(reply).await;
             }
-            Ok(reply) => tracing::warn!(kind = ?item.kind, status = %reply.status, "message refused"),
+            Ok(Some(reply)) => {
+                tracing::warn!(kind = ?item.kind, status = %reply.status, "message refused");
+            }
+            Ok(None) => {}
             Err(failure) => tracing::warn!(kind = ?item.kind, %failure, "message not delivered"),
         }
     }
 
-    async fn post_ordered(&self, item: &Item, effort: Effort) -> Result<Reply, Failure> {
+    /// Whether the session in which the server asked this is not the current one any more.
+    async fn is_lost(&self, question: &Id) -> bool {
+        let Some(life) = self.asked.take(question) else { return false };
+        if life > self.session.current().life {
+            // It is just being begun.
+            match self.pool.finder.known_transport() {
+                Transport::Streamable => drop(self.session.renewing.lock().await),
+                Transport::Sse => self.channels.settled().await,
+            }
+        }
+        let session = self.session.current();
+        session.generation > 0 && session.life != life
+    }
+
+    /// What the server replied; nothing if it need not be told.
+    async fn post_ordered(&self, item: &Item, effort: Effort) -> Result<Option<Reply>, Failure> {
         let session = self.session.current();
         let post = Call { effort, ..self.post(&session, item.body.clone()) };
         let reply = self.pool.exchange(&post).await?;
         let is_lost = reply.status == StatusCode::NOT_FOUND && session.id.is_some();
-        if is_lost
-            && item.kind == ItemKind::Notification
-            && self.renew(session.generation, effort).await.is_ok()
+        if is_lost && item.kind != ItemKind::Response && self.renew(session.generation, effort).await.is_ok()
         {
             let session = self.session.current();
+            if item.is_told(&session) {
+                return Ok(None);
+            }
             let post = Call { effort, ..self.post(&session, item.body.clone()) };
-            return self.pool.exchange(&post).await;
+            return self.pool.exchange(&post).await.map(Some);
         }
-        Ok(reply)
+        Ok(Some(reply))
     }
 
-    async fn post_ordered_on_channel(&self, item: &Item, effort: Effort) -> Result<Reply, Failure> {
+    async fn post_ordered_on_channel(&self, item: &Item, effort: Effort) -> Result<Option<Reply>, Failure> {
         let mut again = true;
         loop {
             let channel = match item.kind {
-                ItemKind::Notification => self.channel(effort, false).await?,
+                ItemKind::Notification | ItemKind::Initialized => self.channel(effort, false).await?,
                 // The one that it belongs to, or none.
-                ItemKind::Initialized | ItemKind::Response => {
-                    self.channels.usable(false).ok_or(Failure::Lost)?
-                }
+                ItemKind::Response => self.channels.usable(false).ok_or(Failure::Lost)?,
             };
             let session = self.session.current();
+            if item.is_told(&session) {
+                return Ok(None);
+            }
             match self.post_on(&channel, &session, item.body.clone(), effort, &|| true).await {
                 Ok(reply) if reply.status == StatusCode::NOT_FOUND => {
                     channel.close();
                     if !std::mem::take(&mut again) {
-                        return Ok(reply);
+                        return Ok(Some(reply));
                     }
                 }
                 // Not sent, since the channel was closed meanwhile.
                 Err(Failure::Withdrawn) if std::mem::take(&mut again) => {}
-                outcome => return outcome,
+                outcome => return outcome.map(Some),
             }
         }
     }

@@ -111,7 +111,7 @@ impl Relay {
             let mut events = Events::new(reply.body, self.options.max_answer_bytes);
             loop {
                 match events.next().await {
-                    Next::Message(message) => self.deliver(message, None).await,
+                    Next::Message(message) => self.deliver(message, session.life, None).await,
                     Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
                     Next::Endpoint(_) => {}
                     Next::End => return Err(None),
@@ -122,7 +122,7 @@ impl Relay {
             }
         }
         let body = reply.body.collect(self.options.max_answer_bytes).await.map_err(|_| None)?;
-        self.deliver(body, None).await;
+        self.deliver(body, session.life, None).await;
         waiting.answered().map(|answer| (reply.headers, answer)).ok_or(None)
     }
 }

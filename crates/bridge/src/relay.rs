@@ -114,7 +114,9 @@ impl Relay {
 
     /// Passes a message of the server on: requests and notifications as they are, answers to those who still
     /// wait for them. What is no message goes nowhere, since the client's input is for messages only.
-    pub(crate) async fn deliver(&self, message: Bytes, initialize: Option<&Initialize>) {
+    ///
+    /// `life` is that of the session in which the server said it.
+    pub(crate) async fn deliver(&self, message: Bytes, life: u64, initialize: Option<&Initialize>) {
         match peek(&message) {
             Ok(Incoming::One(seen)) => match (seen.kind, seen.id.clone()) {
                 (Kind::Response, id) => {
@@ -123,18 +125,18 @@ impl Relay {
                         return;
                     };
                     if let Some(initialize) = initialize.filter(|initialize| initialize.id == id) {
-                        self.begin(initialize, &seen);
+                        self.begin(initialize, life, &seen);
                     }
                     self.settle(&id, to_line(message.clone()), seen.result.is_some()).await;
                 }
                 (_, id) => {
                     if let Some(id) = id {
-                        self.asked.note(id);
+                        self.asked.note(id, life);
                     }
                     self.outbox.send(to_line(message.clone())).await;
                 }
             },
-            Ok(Incoming::Batch(parts)) => self.deliver_batch(&message, &parts).await,
+            Ok(Incoming::Batch(parts)) => self.deliver_batch(&message, life, &parts).await,
             Err(error) => {
                 tracing::warn!(%error, length = message.len(), "the server sent what is no message");
             }
@@ -150,15 +152,21 @@ impl Relay {
     }
 
     /// Takes note of the session before the client hears of it: its next message belongs to it.
-    fn begin(&self, initialize: &Initialize, answer: &Peek<'_>) {
+    fn begin(&self, initialize: &Initialize, life: u64, answer: &Peek<'_>) {
         if answer.result.is_some() {
             let version = answer.protocol_version();
             self.told().clear();
-            self.session.begin(initialize.session.clone(), version.as_deref(), initialize.params.clone());
+            let Initialize { session, params, .. } = initialize;
+            self.session.begin(life, session.clone(), version.as_deref(), params.clone());
         }
     }
 
-    async fn deliver_batch(&self, message: &Bytes, parts: &[(&serde_json::value::RawValue, Peek<'_>)]) {
+    async fn deliver_batch(
+        &self,
+        message: &Bytes,
+        life: u64,
+        parts: &[(&serde_json::value::RawValue, Peek<'_>)],
+    ) {
         let Some(slot) = self.outbox.reserve(message.len()).await else { return };
         let is_for_client = |seen: &Peek<'_>| match (seen.kind, &seen.id) {
             (Kind::Response, Some(id)) => match self.pending.take(id) {
@@ -170,7 +178,7 @@ impl Relay {
             },
             (Kind::Response, None) => false,
             (_, Some(id)) => {
-                self.asked.note(id.clone());
+                self.asked.note(id.clone(), life);
                 true
             }
             _ => true,

@@ -24,6 +24,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to be told what the old session knew. It begins all the same then.
 pub(crate) const REPLAY: Duration = Duration::from_secs(10);
 
+/// How often one piece of that is tried to be told.
+pub(crate) const REPLAYS: u32 = 3;
+
 pub(crate) const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 impl Relay {
@@ -42,8 +45,8 @@ impl Relay {
             // Somebody tried while this one waited, in vain.
             return Err(None);
         }
-        self.asked.lose();
-        let outcome = match timeout(PATIENCE, self.begin_anew(effort)).await {
+        let life = self.asked.lose();
+        let outcome = match timeout(PATIENCE, self.begin_anew(effort, life)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(None),
         };
@@ -51,7 +54,7 @@ impl Relay {
         match outcome {
             Ok(fresh) => {
                 tracing::info!("session lost and begun anew");
-                self.session.replace(fresh.id, fresh.version, fresh.open);
+                self.session.replace(fresh);
                 Ok(())
             }
             Err(failure) => {
@@ -61,17 +64,18 @@ impl Relay {
         }
     }
 
-    async fn begin_anew(&self, effort: Effort) -> Result<Session, Option<Failure>> {
+    async fn begin_anew(&self, effort: Effort, life: u64) -> Result<Session, Option<Failure>> {
         let lost = self.session.current();
         let params = self.session.params().ok_or(None)?;
-        let (head, answer) = self.ask(&Session::default(), effort, "initialize", &params).await?;
+        let none = Session { life, ..Session::default() };
+        let (head, answer) = self.ask(&none, effort, "initialize", &params).await?;
         // The client speaks the revision that it agreed on with the old session.
         let version = version_in(&answer).ok_or(None)?;
         if Some(&version) != lost.version.as_ref() {
             return Err(None);
         }
         // Open also if the lost one was not: the client's own `initialized` may have been lost with it.
-        let fresh = Session { id: head.get(SESSION_ID).cloned(), open: true, ..lost };
+        let fresh = Session { id: head.get(SESSION_ID).cloned(), open: true, life, ..lost };
         let call = Call { effort, ..self.post(&fresh, Bytes::from_static(INITIALIZED)) };
         let reply = self.pool.exchange(&call).await.map_err(if_not_sent)?;
         if !reply.status.is_success() {
@@ -80,8 +84,12 @@ impl Relay {
         let replay = async {
             let requests = self.told().requests();
             for (method, params) in requests {
-                if self.ask(&fresh, effort, method, &params).await.is_err() {
-                    tracing::warn!(method, "not told to the new session");
+                for _ in 0..REPLAYS {
+                    // A refusal is an answer too: the server has its reasons now.
+                    match self.ask(&fresh, effort, method, &params).await {
+                        Ok(_) => break,
+                        Err(_) => tracing::debug!(method, "not told to the new session"),
+                    }
                 }
             }
         };

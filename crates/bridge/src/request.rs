@@ -116,7 +116,10 @@ impl Relay {
     async fn post_and_receive(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
         let wanted = |_: &Route| job.is_wanted();
         let post = |session: &Session| Call { wanted: &wanted, ..self.post(session, job.body.clone()) };
-        let mut session = if initialize.is_some() { Session::default() } else { self.session.current() };
+        let mut session = match &initialize {
+            Some(_) => Session { life: self.asked.life(), ..Session::default() },
+            None => self.session.current(),
+        };
         let mut reply = self.pool.exchange(&post(&session)).await?;
         if reply.status == StatusCode::NOT_FOUND && session.id.is_some() {
             match self.renew(session.generation, Effort::Follow).await {
@@ -133,11 +136,11 @@ impl Relay {
             Initialize { session: session.id.clone(), ..initialize }
         });
         if !reply.status.is_success() {
-            self.receive_error(reply, job).await
+            self.receive_error(reply, job, session.life).await
         } else if reply.is(sse::MEDIA_TYPE) {
             self.receive_stream(reply, job, &session, initialize.as_ref()).await
         } else {
-            self.receive_json(reply, job, initialize.as_ref()).await
+            self.receive_json(reply, job, session.life, initialize.as_ref()).await
         }
     }
 
@@ -163,16 +166,12 @@ impl Relay {
                         () = channel.closed() => Err(Failure::Lost),
                     };
                 }
-                // A session that is over: the server forwarded nothing.
-                Ok(reply)
-                    if !refused
-                        && (reply.status == StatusCode::NOT_FOUND
-                            || reply.status.is_client_error() && channel.is_closed()) =>
-                {
+                // A session that is over: it ran nothing.
+                Ok(reply) if reply.status == StatusCode::NOT_FOUND && !refused => {
                     refused = true;
                     channel.close();
                 }
-                Ok(reply) => return self.receive_error(reply, job).await,
+                Ok(reply) => return self.receive_error(reply, job, session.life).await,
                 // Not sent, since the channel was closed meanwhile.
                 Err(Failure::Withdrawn) if job.is_wanted() => {}
                 Err(failure) => return Err(failure),
@@ -185,26 +184,27 @@ impl Relay {
         &self,
         reply: Reply,
         job: &Job,
+        life: u64,
         initialize: Option<&Initialize>,
     ) -> Result<(), Failure> {
         let status = reply.status;
         let body = reply.body.collect(self.options.max_answer_bytes).await?;
-        self.deliver_or_adopt(body, job, initialize).await;
+        self.deliver_or_adopt(body, job, life, initialize).await;
         if job.is_waiting() { Err(Failure::Http { status, what: "no answer in it" }) } else { Ok(()) }
     }
 
-    async fn receive_error(&self, reply: Reply, job: &Job) -> Result<(), Failure> {
+    async fn receive_error(&self, reply: Reply, job: &Job, life: u64) -> Result<(), Failure> {
         let status = reply.status;
         // A body that is too long or breaks off is none: the status is known and says enough.
         if let Ok(body) = reply.body.collect(MAX_ERROR.min(self.options.max_answer_bytes)).await {
-            self.deliver_or_adopt(body, job, None).await;
+            self.deliver_or_adopt(body, job, life, None).await;
         }
         if job.is_waiting() { Err(Failure::Http { status, what: "" }) } else { Ok(()) }
     }
 
     /// Delivers a body. An error in it under no id, or a stranger's, is about the request that it replies to:
     /// a server that could not or would not read the request has no better id to give.
-    async fn deliver_or_adopt(&self, body: Bytes, job: &Job, initialize: Option<&Initialize>) {
+    async fn deliver_or_adopt(&self, body: Bytes, job: &Job, life: u64, initialize: Option<&Initialize>) {
         if body.is_empty() {
             return;
         }
@@ -215,7 +215,7 @@ impl Relay {
             }
             _ => None,
         };
-        let Some(error) = error else { return self.deliver(body, initialize).await };
+        let Some(error) = error else { return self.deliver(body, life, initialize).await };
         for expected in &job.expected {
             self.refuse(expected, with_id(&expected.id, &error)).await;
         }
@@ -232,7 +232,7 @@ impl Relay {
         let mut backoff = Backoff::new(RESUME_AFTER, MAX_PAUSE);
         loop {
             match events.next().await {
-                Next::Message(message) => self.deliver(message, initialize).await,
+                Next::Message(message) => self.deliver(message, session.life, initialize).await,
                 Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
                 Next::Endpoint(_) => {}
                 Next::End if !job.is_waiting() => return Ok(()),

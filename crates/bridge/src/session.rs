@@ -13,6 +13,8 @@ use tokio::sync::watch;
 pub(crate) struct Session {
     /// Counts sessions; 0 before the first.
     pub(crate) generation: u64,
+    /// Tells what its server asks from what another one asks; see `asked`.
+    pub(crate) life: u64,
     pub(crate) id: Option<HeaderValue>,
     pub(crate) version: Option<HeaderValue>,
     /// The server has accepted `notifications/initialized`: it may be asked for its stream.
@@ -88,11 +90,17 @@ impl Sessions {
         self.current.subscribe()
     }
 
-    /// The client's `initialize` was answered.
-    pub(crate) fn begin(&self, id: Option<HeaderValue>, version: Option<&str>, params: Option<Bytes>) {
+    /// The client's `initialize` was answered, in a session of that life.
+    pub(crate) fn begin(
+        &self,
+        life: u64,
+        id: Option<HeaderValue>,
+        version: Option<&str>,
+        params: Option<Bytes>,
+    ) {
         *self.params.lock().unwrap_or_else(PoisonError::into_inner) = params;
         let version = version.and_then(|version| HeaderValue::from_str(version).ok());
-        self.replace(id, version, false);
+        self.replace(Session { life, id, version, ..Session::default() });
     }
 
     /// The server accepted `notifications/initialized`.
@@ -100,11 +108,11 @@ impl Sessions {
         self.current.send_modify(|session| session.open = true);
     }
 
-    /// A lost session was begun anew.
-    pub(crate) fn replace(&self, id: Option<HeaderValue>, version: Option<HeaderValue>, open: bool) {
+    /// This is the session from now on.
+    pub(crate) fn replace(&self, next: Session) {
         self.current.send_modify(|session| {
             let generation = session.generation + 1;
-            *session = Session { generation, id, version, open };
+            *session = Session { generation, ..next };
         });
     }
 
@@ -125,7 +133,7 @@ mod tests {
         assert!(!before.post().contains_key(SESSION_ID) && !before.post().contains_key(PROTOCOL_VERSION));
         assert!(before.delete().is_none());
 
-        sessions.begin(Some(HeaderValue::from_static("s")), Some("2025-06-18"), None);
+        sessions.begin(0, Some(HeaderValue::from_static("s")), Some("2025-06-18"), None);
         let after = sessions.current();
         for headers in [after.post(), after.get(None), after.delete().unwrap()] {
             assert_eq!(
@@ -142,7 +150,7 @@ mod tests {
     #[test]
     fn a_version_that_no_header_can_carry_is_not_sent() {
         let sessions = Sessions::new();
-        sessions.begin(None, Some("2025\r\nx: y"), None);
+        sessions.begin(0, None, Some("2025\r\nx: y"), None);
         assert_eq!(sessions.current().version, None);
     }
 }

@@ -86,36 +86,36 @@ impl Entry {
         Self("master-key".to_owned())
     }
 
-    /// Reads a whole name; `None` if it is of none of the families.
+    /// Reads the whole name of an entry, as [`as_str`](Self::as_str) gives it; `None` for every name under which
+    /// nothing is ever written here.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let entry = Self(text.to_owned());
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let known = match text.split_once(':') {
-            None => text == "master-key",
-            Some(("secret", name)) => return Self::secret(name).ok(),
-            Some(("secrets", n)) => number(n),
-            Some(("workload", rest)) => {
-                let (name, what) = rest.split_once(':')?;
-                let name_is_one = Name::parse(name).is_ok_and(|parsed| parsed.lower() == name);
-                let what_is_one = match what.split_once(':') {
-                    None => what == "shared-key",
-                    Some(("shared-key", rest)) => rest == "set",
-                    Some(("client", label)) => Name::parse(label).is_ok_and(|parsed| parsed.lower() == label),
-                    Some(("clients", n)) => number(n),
-                    Some(_) => false,
-                };
-                name_is_one && what_is_one
-            }
-            Some(_) => false,
+        if let Some(name) = text.strip_prefix("secret:") {
+            return Self::secret(name).ok();
+        }
+        if let Some(n) = text.strip_prefix("secrets:") {
+            return Some(Self::secret_list(number(n)?));
+        }
+        let Some(rest) = text.strip_prefix("workload:") else {
+            return (text == "master-key").then(Self::master_key);
         };
-        known.then_some(entry)
+        // No name of a workload or a label holds a colon.
+        let (name, rest) = rest.split_once(':')?;
+        let name = lowered(name)?;
+        match rest.split_once(':') {
+            None if rest == "shared-key" => Some(Self::shared_key(&name)),
+            Some(("shared-key", "set")) => Some(Self::key_set(&name)),
+            Some(("client", label)) => Some(Self::client(&name, &lowered(label)?)),
+            Some(("clients", n)) => Some(Self::client_list(&name, number(n)?)),
+            _ => None,
+        }
     }
 
-    /// The workload whose keys this is about, in lower case, if it is about any.
+    /// The workload whose key this is, or part of whose keys, in lower case; `None` for what belongs to no workload.
     #[must_use]
     pub fn workload(&self) -> Option<&str> {
-        self.0.strip_prefix("workload:")?.split(':').next()
+        let (name, _) = self.0.strip_prefix("workload:")?.split_once(':')?;
+        Some(name)
     }
 
     /// The name that follows `secret:`, if this is a user's secret.
@@ -135,6 +135,16 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
+}
+
+/// A name as it stands in an entry.
+fn lowered(text: &str) -> Option<Name> {
+    Name::parse(text).ok().filter(|name| name.lower() == text)
+}
+
+/// A number as it stands in an entry: without a sign, and without zeros in front.
+fn number(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|n: &usize| n.to_string() == text)
 }
 
 #[cfg(test)]
@@ -171,41 +181,84 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_nothing_else() {
-        let (name, label) = (Name::parse("My-Server").unwrap(), Name::parse("Cursor").unwrap());
-        let of_workload = [
-            Entry::shared_key(&name),
-            Entry::key_set(&name),
-            Entry::client(&name, &label),
-            Entry::client_list(&name, 12),
-        ];
-        for entry in of_workload {
-            assert_eq!(Entry::parse(entry.as_str()).as_ref(), Some(&entry));
-            assert_eq!(entry.workload(), Some("my-server"));
-        }
-        for entry in [Entry::secret("workload:a:b").unwrap(), Entry::secret_list(3), Entry::master_key()] {
-            assert_eq!(Entry::parse(entry.as_str()).as_ref(), Some(&entry));
-            assert_eq!(entry.workload(), None);
-        }
-        for other in [
+    fn names_that_are_never_written_are_no_entries() {
+        for text in [
             "",
             "toolhive",
             "master-key:1",
+            "Master-key",
             "secret:",
+            "secret:a\nb",
             "secrets:",
+            "secrets:-1",
+            "secrets:+1",
+            "secrets:01",
             "secrets:x",
-            "workload:a",
-            "workload:A:shared-key",
-            "workload:a:shared-key:next",
-            "workload:a:client:",
+            "secrets:99999999999999999999999999",
+            "workload:",
+            "workload:time",
+            "workload:time:",
+            "workload:Time:shared-key",
+            "workload:a b:shared-key",
+            "workload::shared-key",
+            "workload:time:shared-key:",
+            "workload:time:shared-key:set:1",
             "workload:../a:shared-key",
-            "workload:a:clients:",
+            "workload:time:shared-key:next",
+            "workload:time:client:",
+            "workload:time:client:Cursor",
+            "workload:time:client:a:b",
+            "workload:time:clients:",
+            "workload:time:clients:x",
+            "workload:time:master-key",
         ] {
-            assert_eq!(Entry::parse(other), None, "{other}");
+            assert_eq!(Entry::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_knows_its_workload() {
+        let (name, label) = (Name::parse("My.Server").unwrap(), Name::parse("x").unwrap());
+        for entry in [
+            Entry::shared_key(&name),
+            Entry::key_set(&name),
+            Entry::client(&name, &label),
+            Entry::client_list(&name, 0),
+        ] {
+            assert_eq!(entry.workload(), Some("my.server"), "{entry}");
+        }
+        let secret = Entry::secret("workload:time:shared-key").unwrap();
+        for entry in [secret, Entry::secret_list(0), Entry::master_key()] {
+            assert_eq!(entry.workload(), None, "{entry}");
         }
     }
 
     proptest! {
+        #[test]
+        fn every_entry_is_read_as_it_was_written(
+            a in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", b in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", n: usize, secret: String,
+        ) {
+            let mut entries = vec![Entry::secret_list(n), Entry::master_key()];
+            entries.extend(Entry::secret(&secret));
+            if let (Ok(a), Ok(b)) = (Name::parse(&a), Name::parse(&b)) {
+                entries.extend([
+                    Entry::shared_key(&a), Entry::key_set(&a), Entry::client(&a, &b), Entry::client_list(&a, n),
+                ]);
+            }
+            for entry in entries {
+                prop_assert_eq!(Entry::parse(entry.as_str()), Some(entry));
+            }
+        }
+
+        #[test]
+        fn what_is_read_as_an_entry_is_written_the_same(
+            text in "(workload:|secrets?:|master-key)?([a-zA-Z0-9+]{0,3}:?){0,3}(shared-key|set|clients?|:){0,4}[a-z0-9]{0,2}",
+        ) {
+            if let Some(entry) = Entry::parse(&text) {
+                prop_assert_eq!(entry.as_str(), text);
+            }
+        }
+
         #[test]
         fn different_owners_never_share_an_entry(
             a in "[a-z0-9][a-z0-9_.-]{0,8}[a-z]", b in "[a-z0-9][a-z0-9_.-]{0,8}[a-z]",

@@ -47,6 +47,10 @@ impl Store for EnvironmentStore {
     fn delete(&self, entry: &Entry) -> Result<bool, StoreError> {
         Err(StoreError::ReadOnly { entry: entry.clone() })
     }
+
+    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+        Ok(Some(self.secrets.keys().cloned().collect()))
+    }
 }
 
 #[cfg(test)]
@@ -70,6 +74,7 @@ mod tests {
         let store = store();
         let names: Vec<_> = store.names().collect();
         assert_eq!(names, ["API_KEY", "github", "workload:time:shared-key"]);
+        assert_eq!(store.entries().unwrap().unwrap().len(), 3);
         assert_eq!(store.get(&Entry::secret("API_KEY").unwrap()).unwrap().unwrap().expose(), b"2");
         assert!(store.get(&Entry::secret("api_key").unwrap()).unwrap().is_none());
     }

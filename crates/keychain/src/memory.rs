@@ -20,7 +20,7 @@ impl MemoryStore {
 
     /// The names of all entries, sorted.
     #[must_use]
-    pub fn entries(&self) -> Vec<Entry> {
+    pub fn names(&self) -> Vec<Entry> {
         self.lock().keys().cloned().collect()
     }
 
@@ -52,6 +52,10 @@ impl Store for MemoryStore {
     fn delete(&self, entry: &Entry) -> Result<bool, StoreError> {
         Ok(self.lock().remove(entry).is_some())
     }
+
+    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+        Ok(Some(self.names()))
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +73,6 @@ mod tests {
         assert_eq!(both[1].as_ref().unwrap().expose(), b"2");
         assert!(store.delete(&a).unwrap());
         assert!(!store.delete(&a).unwrap());
-        assert!(store.entries().is_empty());
+        assert!(store.names().is_empty());
     }
 }

@@ -8,7 +8,7 @@
 use thv_keygen::Name;
 
 use crate::secrets::SecretsError;
-use crate::{Entry, Secret, Secrets, Store, StoreError, Vault, VaultError};
+use crate::{Entry, KeychainFault, Secret, Secrets, Store, StoreError, Vault, VaultError};
 
 /// Why nothing was moved.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,7 @@ impl Copied {
     /// Deletes what was copied from the source. The caller has recorded the target as the store.
     ///
     /// # Errors
-    /// An entry could not be deleted; the others are. The target is complete all the same.
+    /// An entry could not be deleted; the others are, unless none can be. The target is complete all the same.
     pub fn delete_source(self, from: &impl Store) -> Result<(), MigrateError> {
         delete(from, "delete", &self.entries)
     }
@@ -123,7 +123,7 @@ impl Copied {
     /// Deletes what was written to the target.
     ///
     /// # Errors
-    /// An entry could not be deleted; the others are. The source is complete all the same.
+    /// An entry could not be deleted; the others are, unless none can be. The source is complete all the same.
     pub fn undo(self, to: &impl Store) -> Result<(), MigrateError> {
         delete(to, "take back from the target", &self.written)
     }
@@ -159,10 +159,20 @@ fn delete(store: &impl Store, action: &'static str, entries: &[Entry]) -> Result
     // Backwards, for the same reason.
     for entry in entries.iter().rev() {
         if let Err(source) = store.delete(entry) {
+            let hopeless = is_of_all(&source);
             result = result.and(Err(failed(action, entry, source)));
+            if hopeless {
+                break;
+            }
         }
     }
     result
+}
+
+/// Whether an error would come again for every other entry: a keychain that is away costs its bound for each.
+fn is_of_all(error: &StoreError) -> bool {
+    use KeychainFault::{Locked, NoCollection, TimedOut, Unavailable};
+    matches!(error, StoreError::Keychain(Locked | NoCollection | TimedOut { .. } | Unavailable { .. }))
 }
 
 fn failed(action: &'static str, entry: &Entry, source: StoreError) -> MigrateError {
@@ -197,7 +207,7 @@ mod tests {
     }
 
     fn contents(store: &MemoryStore) -> Vec<(Entry, Vec<u8>)> {
-        let entries = store.entries().into_iter();
+        let entries = store.names().into_iter();
         entries.map(|entry| (entry.clone(), store.get(&entry).unwrap().unwrap().expose().to_vec())).collect()
     }
 
@@ -220,7 +230,7 @@ mod tests {
         let (entry, value) = (Entry::secret("x").unwrap(), Secret::from_text("x"));
         to.set(&entry, &value).unwrap();
         copy(&from, &to, &workloads).unwrap().undo(&to).unwrap();
-        assert_eq!(to.entries(), [entry]);
+        assert_eq!(to.names(), [entry]);
         assert_eq!(contents(&from), before);
     }
 
@@ -278,7 +288,7 @@ mod tests {
             let to = Bad { store: MemoryStore::new(), left: Mutex::new(left), lies };
             let error = copy(&from, &to, &workloads).err().expect("the target is bad");
             assert_eq!(matches!(error, MigrateError::NotKept { .. }), lies, "{error}");
-            assert!(to.store.entries().is_empty(), "write {left}");
+            assert!(to.store.names().is_empty(), "write {left}");
             assert_eq!(contents(&from), before);
         }
     }

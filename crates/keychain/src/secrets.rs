@@ -207,7 +207,7 @@ mod tests {
         assert!(matches!(secrets.delete("b"), Err(SecretsError::NotFound { .. })));
         assert!(matches!(secrets.get("b"), Err(SecretsError::NotFound { .. })));
         secrets.delete("a").unwrap();
-        assert!(secrets.store().entries().is_empty(), "nothing stays behind");
+        assert!(secrets.store().names().is_empty(), "nothing stays behind");
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
         for name in &names {
             secrets.delete(name).unwrap();
         }
-        assert!(secrets.store().entries().is_empty());
+        assert!(secrets.store().names().is_empty());
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
             let error = secrets.set("a", &text("x")).unwrap_err();
             assert_eq!(matches!(error, SecretsError::NewerVersion { version: 2, .. }), newer, "{error}");
             assert_eq!(secrets.store().get(&list).unwrap().unwrap().expose(), wrong.as_bytes());
-            assert_eq!(secrets.store().entries(), std::slice::from_ref(&list));
+            assert_eq!(secrets.store().names(), std::slice::from_ref(&list));
         }
     }
 
@@ -287,13 +287,13 @@ mod tests {
             let _ = secrets.delete("b");
 
             secrets.store().writes.store(usize::MAX, Ordering::SeqCst);
-            let kept = secrets.store().store.entries();
+            let kept = secrets.store().store.names();
             let kept: Vec<&str> = kept.iter().filter_map(Entry::secret_name).collect();
             assert_eq!(secrets.list().unwrap(), kept, "{writes} writes");
             for name in ["a", "b"] {
                 let _ = secrets.delete(name);
             }
-            assert!(secrets.store().store.entries().is_empty(), "{writes} writes: nothing stays behind");
+            assert!(secrets.store().store.names().is_empty(), "{writes} writes: nothing stays behind");
         }
     }
 }

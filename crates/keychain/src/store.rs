@@ -37,14 +37,6 @@ pub trait Store: Send + Sync {
         entries.iter().map(|entry| self.get(entry)).collect()
     }
 
-    /// The names of all entries, sorted, where the store can tell them; `None` where it cannot.
-    ///
-    /// # Errors
-    /// As for [`get`](Self::get).
-    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
-        Ok(None)
-    }
-
     /// Writes one entry, whether or not there was one.
     ///
     /// # Errors
@@ -56,6 +48,17 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// As for [`get`](Self::get).
     fn delete(&self, entry: &Entry) -> Result<bool, StoreError>;
+
+    /// The names of all entries, sorted; `None` if the store cannot tell, which is the default.
+    ///
+    /// What others keep in the same place is not among them. A name is a name: the value may be gone by the time it is
+    /// read.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+        Ok(None)
+    }
 }
 
 macro_rules! forward {
@@ -73,16 +76,16 @@ macro_rules! forward {
                 (**self).get_many(entries)
             }
 
-            fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
-                (**self).entries()
-            }
-
             fn set(&self, entry: &Entry, value: &Secret) -> Result<(), StoreError> {
                 (**self).set(entry, value)
             }
 
             fn delete(&self, entry: &Entry) -> Result<bool, StoreError> {
                 (**self).delete(entry)
+            }
+
+            fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+                (**self).entries()
             }
         }
     )*};

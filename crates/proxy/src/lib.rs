@@ -1,17 +1,19 @@
 //! HTTP in front of an MCP server.
 //!
 //! - [`stdio`] hosts a server that speaks MCP on its standard input and output, one process a session.
+//! - [`forward`] passes requests on to a server that speaks HTTP itself, byte for byte.
 //! - [`serve`] accepts the connections, bounds what strangers can hold, and speaks HTTP/1.1 only.
 //! - [`body`] is the response body that all of it shares.
 //!
 //! What it refuses to do: it authenticates nobody and guards against no web page, which is the work of the
 //! layers that a program puts in front of it; it starts no process itself but asks a [`stdio::Spawn`]; it
 //! never re-serialises a message; and nothing that a client or a server sends makes it hold more memory than
-//! its [`stdio::Options`] allow.
+//! its [`stdio::Options`] or [`forward::Options`] allow.
 
 #![forbid(unsafe_code)]
 
 pub mod body;
+pub mod forward;
 pub mod serve;
 pub mod stdio;
 

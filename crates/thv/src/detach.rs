@@ -237,7 +237,7 @@ fn serve() -> Outcome {
         tell(&Report::Prepared { port: prepared.port, notice: prepared.notice.clone() });
         go = go || input.await;
         if !go {
-            prepared.give_up(&order)?;
+            prepared.give_up(&order).await?;
             return Ok(false);
         }
         let ready = |line: String| {
@@ -344,7 +344,8 @@ fn close_output() {
 
 impl supervise::Prepared {
     /// Undoes a start that was taken back. A workload that is being created is left to its creator.
-    fn give_up(mut self, order: &Order<'_>) -> Outcome {
+    async fn give_up(mut self, order: &Order<'_>) -> Outcome {
+        self.end_server().await;
         drop(self.listener);
         self.file
             .update(|status| {

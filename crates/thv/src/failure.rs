@@ -60,6 +60,11 @@ impl Failure {
         self
     }
 
+    /// The same failure with another exit code: what is a slip on a command line is none in a file.
+    pub fn with_exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit

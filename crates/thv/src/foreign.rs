@@ -34,8 +34,8 @@ const REASONS: [(&[&str], &str); 8] = [
     ),
     (&["--authz-config", "--tools"], "note: this thv does not filter tools"),
     (
-        &["--transport", "--target-port", "--target-host", "--target-uri", "--remote-"],
-        "note: this thv runs servers that speak on standard input and output",
+        &["--target-host", "--remote-auth", "--remote-forward"],
+        "note: this thv speaks to servers of its own on 127.0.0.1, and adds credentials by --remote-header-secret",
     ),
 ];
 

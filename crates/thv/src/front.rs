@@ -1,4 +1,4 @@
-//! The front of a workload: connections, guards, key, and the host of its server, in their order.
+//! The front of a workload: connections, guards, key, and what is behind them, in their order.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -6,7 +6,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,58 +14,58 @@ use thv_keygen::{KeySet, LiveKey, Name};
 use thv_proxy::Owner;
 use thv_proxy::body::ResponseBody;
 use thv_proxy::serve::{self, Conn, Limits};
-use thv_proxy::stdio::{Child, Options, Spawn, StdioHost};
 use thv_workload::config::RunConfig;
-use thv_workload::server::{Server, ServerHandle, ServerSpec};
 use thv_workload::supervisor::Front;
-use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::watch;
 use tower_layer::Layer as _;
 use tower_service::Service;
 
 use crate::failure::{Exit, Failure, Outcome};
+use crate::upstream::Upstream;
 
-/// A stdio server behind guards and, unless the workload is open, a key.
+/// A server behind guards and, unless the workload is open, a key.
 pub struct GuardedFront {
     name: Name,
     keys: Option<LiveKeys>,
-    realm: Realm,
     hosts: Vec<String>,
     origins: Vec<String>,
-    host: StdioHost<ServerSpawn>,
+    upstream: Upstream,
 }
 
 impl GuardedFront {
     /// Puts the parts together. `keys` are those in force from the first request on; `None` leaves the door open.
-    pub fn new(name: &Name, config: &RunConfig, keys: Option<KeySet>, spec: ServerSpec) -> Outcome<Self> {
-        let wrong = |error: &dyn std::error::Error| {
-            Failure::new(Exit::Usage, format!("workload {name} cannot be served as it was asked for"))
-                .because(error)
-        };
-        let advice = format!(
-            "This MCP server is locked. Let your client start it as a stdio server with the command: thv proxy stdio {name}"
-        );
-        let mut options = Options { advice: format!("See thv logs {name}."), ..Options::default() };
-        if let Some(bytes) = config.max_message_bytes {
-            options.max_message_bytes = bytes;
-        }
-        if let Some(sessions) = config.max_sessions {
-            options.max_sessions = sessions;
-        }
-        if let Some(ttl) = config.session_ttl {
-            options.session_ttl = Duration::from_secs(ttl);
-        }
-        let front = Self {
+    pub fn new(name: &Name, config: &RunConfig, keys: Option<KeySet>, upstream: Upstream) -> Self {
+        Self {
             name: name.clone(),
             keys: keys.map(LiveKeys::new),
-            realm: Realm::new(name.clone(), &advice).map_err(|error| wrong(&error))?,
             hosts: config.allowed_hosts.clone(),
             origins: config.allowed_origins.clone(),
-            host: StdioHost::new(ServerSpawn(spec), options).map_err(|error| wrong(&error))?,
+            upstream,
+        }
+    }
+
+    /// Says what is wrong with hosts and origins, before a listener is up.
+    pub fn check(&self) -> Outcome {
+        let wrong = |error: &dyn std::error::Error| {
+            Failure::new(Exit::Usage, format!("workload {} cannot be served as it was asked for", self.name))
+                .because(error)
         };
-        // What is wrong with hosts and origins shows here, not when the listener is up; any port will do.
-        front.guards(([127, 0, 0, 1], 1).into()).map_err(|error| wrong(&error))?;
-        Ok(front)
+        // Any port will do.
+        self.guards(([127, 0, 0, 1], 1).into()).map_err(|error| wrong(&error))?;
+        self.realm().map(drop).map_err(|error| wrong(&error))
+    }
+
+    /// Ends the server of a front that never served.
+    pub async fn give_up(&self) {
+        self.upstream.shutdown().await;
+    }
+
+    fn realm(&self) -> Result<Realm, thv_auth::RealmError> {
+        let advice = format!(
+            "This MCP server is locked. Let your client start it as a stdio server with the command: thv proxy stdio {}",
+            self.name
+        );
+        Realm::new(self.name.clone(), &advice)
     }
 
     fn guards(&self, bound: SocketAddr) -> Result<Guards, thv_auth::GuardsError> {
@@ -74,9 +73,9 @@ impl GuardedFront {
     }
 
     /// The layers of a workload with a key. Each accepted request is logged, trusted and given its owner.
-    fn lock(&self, guards: Guards, keys: &LiveKeys) -> LockLayer {
+    fn lock(&self, guards: Guards, keys: &LiveKeys, realm: Realm) -> LockLayer {
         let name = self.name.clone();
-        LockLayer::new(guards, keys.clone(), self.realm.clone()).on_accept(move |key: &LiveKey, request| {
+        LockLayer::new(guards, keys.clone(), realm).on_accept(move |key: &LiveKey, request| {
             if let Some(conn) = request.get::<Conn>() {
                 conn.trust();
                 tracing::info!(target: "thv::auth", workload = %name, outcome = "accepted", key = %key.id(), peer = %conn.peer);
@@ -91,14 +90,20 @@ impl Front for GuardedFront {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let guards = self.guards(listener.local_addr()?).map_err(io::Error::other)?;
-        let host = self.host.clone();
+        let realm = self.realm().map_err(io::Error::other)?;
+        let service = self.upstream.service();
         let accepting = async {
             match &self.keys {
                 Some(keys) => {
-                    self.accept(listener, self.lock(guards, keys).layer(host), stopped(stop.clone())).await;
+                    self.accept(
+                        listener,
+                        self.lock(guards, keys, realm).layer(service),
+                        stopped(stop.clone()),
+                    )
+                    .await;
                 }
                 None => {
-                    let service = OpenLayer::new(guards).layer(Trusting(host));
+                    let service = OpenLayer::new(guards).layer(Trusting(service));
                     self.accept(listener, service, stopped(stop.clone())).await;
                 }
             }
@@ -106,7 +111,7 @@ impl Front for GuardedFront {
         // Sessions end while connections drain: an open event stream would hold its connection up otherwise.
         tokio::join!(accepting, async {
             stopped(stop.clone()).await;
-            self.host.shutdown().await;
+            self.upstream.shutdown().await;
         });
         Ok(())
     }
@@ -118,7 +123,7 @@ impl Front for GuardedFront {
     }
 
     fn sessions(&self) -> usize {
-        self.host.sessions().len()
+        self.upstream.sessions()
     }
 
     fn key_ids(&self) -> Vec<String> {
@@ -214,30 +219,5 @@ where
             conn.trust();
         }
         self.0.call(request)
-    }
-}
-
-/// Starts the workload's server under its guardian.
-struct ServerSpawn(ServerSpec);
-
-impl Spawn for ServerSpawn {
-    type Stdin = ChildStdin;
-    type Stdout = ChildStdout;
-    type Stop = ServerStop;
-
-    async fn spawn(&self) -> io::Result<Child<ChildStdin, ChildStdout, ServerStop>> {
-        let Server { stdin, stdout, handle } = self.0.spawn()?;
-        Ok(Child { stdin, stdout, stop: ServerStop(handle) })
-    }
-}
-
-/// Ends the server and its tree.
-struct ServerStop(ServerHandle);
-
-impl thv_proxy::stdio::Stop for ServerStop {
-    async fn stop(self) {
-        // The host has waited for the server to end by itself.
-        self.0.hurry();
-        self.0.stop().await;
     }
 }

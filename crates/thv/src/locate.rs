@@ -7,8 +7,10 @@ use thv_bridge::{Locate, LocateError, Target, Transport, Why};
 use thv_keychain::{ErrorKind, KeychainFault, StoreError, VaultError};
 use thv_keygen::{Name, SharedKey};
 use thv_wire::code::Reason;
+use thv_workload::config;
 #[cfg(unix)]
 use thv_workload::control;
+
 use thv_workload::home::Home;
 use thv_workload::registry::{self, Workload};
 use thv_workload::status::{Desired, State};
@@ -147,10 +149,14 @@ impl HomeLocator {
         let addr = address(&workload).map_err(gone)?;
         self.check_alive(&workload).await.map_err(gone)?;
         let key = self.key().await?;
+        let transport = workload.config.transport;
         Ok(Target {
             addr,
-            path: "/mcp".to_owned(),
-            transport: Transport::Streamable,
+            path: transport.path().to_owned(),
+            transport: match transport {
+                config::Transport::Sse => Transport::Sse,
+                config::Transport::Stdio | config::Transport::StreamableHttp => Transport::Streamable,
+            },
             name: workload.name,
             key,
         })

@@ -16,6 +16,7 @@ mod environment;
 mod failure;
 mod foreign;
 mod front;
+mod input;
 mod keys;
 mod launch;
 mod locate;
@@ -23,12 +24,14 @@ mod logs;
 mod passphrase;
 #[cfg(unix)]
 mod pipes;
+mod remote;
 mod say;
 mod secrets;
 mod settings;
 mod store;
 mod supervise;
 mod trial;
+mod upstream;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -36,7 +39,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use args::{Cli, Command, Key, Proxy};
+use args::{Cli, Command, Key, Proxy, ProxyCommand};
 use environment::Environment;
 use failure::{Exit, Failure, Outcome};
 
@@ -77,6 +80,11 @@ fn run(cli: Cli) -> Outcome {
         }
         _ => {}
     }
+    if let Command::Proxy(proxy) = &cli.command
+        && let Some(target) = &proxy.target
+    {
+        commands::target::take_key_from_environment(target)?;
+    }
     let environment = Environment::read()?;
     if cli.command.uses_keys() {
         bus::find(environment.home());
@@ -85,7 +93,14 @@ fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(run) => commands::run::run(&environment, &run, cli.debug),
         Command::Start(start) => commands::start::start(&environment, &start, cli.debug),
-        Command::Proxy(Proxy::Stdio(stdio)) => commands::bridge::stdio(&environment, &stdio, cli.debug),
+        Command::Proxy(proxy) => match *proxy {
+            Proxy { command: Some(ProxyCommand::Stdio(stdio)), .. } => {
+                commands::bridge::stdio(&environment, &stdio, cli.debug)
+            }
+            Proxy { target: Some(target), .. } => commands::target::target(&environment, &target, cli.debug),
+            // The parser lets nothing else through.
+            Proxy { command: None, target: None } => Ok(()),
+        },
         Command::List(list) => commands::list::list(&environment, &list),
         Command::Status(status) => commands::status::status(&environment, &status),
         Command::Logs(logs) => commands::logs::logs(&environment, &logs),

@@ -145,16 +145,18 @@ fn first(home: &Home) -> Outcome {
 
 /// A failure of a store, for a person.
 pub fn failed(what: impl Into<String>, error: &StoreError) -> Failure {
-    let failure = Failure::new(Exit::Keychain, what).because(error);
-    match error {
-        StoreError::Keychain(fault) => match fault.advice() {
-            Some(advice) => failure.hint(advice),
-            None => failure.hint("thv doctor says what is wrong with the store"),
-        },
+    Failure::new(Exit::Keychain, what).because(error).hint(advice(error))
+}
+
+/// What a person can do about a failure of a store.
+pub fn advice(error: &StoreError) -> String {
+    let known = match error {
+        StoreError::Keychain(fault) => fault.advice(),
         StoreError::Contents { fault: Fault::WrongPassphrase, .. } => {
-            failure.hint("type it again; nothing of it was kept")
+            Some("type it again; nothing of it was kept".to_owned())
         }
-        StoreError::PassphraseNeeded => failure.hint("thv secret unlock asks for the passphrase"),
-        _ => failure.hint("thv doctor says what is wrong with the store"),
-    }
+        StoreError::PassphraseNeeded => Some("thv secret unlock asks for the passphrase".to_owned()),
+        _ => None,
+    };
+    known.unwrap_or_else(|| "thv doctor says what is wrong with the store".to_owned())
 }

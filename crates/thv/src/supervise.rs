@@ -1,33 +1,25 @@
 //! A supervisor, put together from its parts: server, trial, listener, keys, front.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thv_keygen::{KeySet, Name, SharedKey};
+use thv_keygen::{KeySet, Name};
 use thv_workload::config::RunConfig;
 use thv_workload::control::{self, ControlListener};
-use thv_workload::files;
-use thv_workload::guardian::StopTimes;
 use thv_workload::home::Home;
 use thv_workload::lock::WorkloadLock;
 use thv_workload::registry;
-use thv_workload::server::{ServerSpec, bound_log, may_pass};
+use thv_workload::server::bound_log;
 use thv_workload::status::{Desired, KeyInfo, State, Status};
 use thv_workload::supervisor::{self, PortWish, StatusFile, Stop, SupervisorError};
 
 use crate::commands::list::{endpoint, lock_state};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::front::GuardedFront;
-use crate::launch::launcher;
-use crate::secrets::{self, Values};
-use crate::trial::trial;
+use crate::secrets::Values;
+use crate::upstream::Upstream;
 use crate::{logs, say};
-
-/// How many of a server's last lines are shown when it does not start.
-const LAST_WORDS: usize = 15;
 
 /// What a supervisor is to serve.
 pub struct Order<'a> {
@@ -111,12 +103,33 @@ pub fn runtime() -> Outcome<(tokio::runtime::Runtime, impl Future<Output = ()>)>
 
 /// Does all that may fail before a workload counts as running, unless `cancel` resolves first.
 pub async fn prepare(order: &Order<'_>, cancel: impl Future<Output = ()>) -> Outcome<Prepared> {
+    let upstream = Upstream::up(order, cancel).await?;
+    let front = GuardedFront::new(&order.name, &order.config, order.keys.clone(), upstream);
+    match settle(order, &front) {
+        Ok(Settled { listener, file, port, notice, control }) => {
+            Ok(Prepared { listener, file, port, notice, front: Arc::new(front), control })
+        }
+        Err(failure) => {
+            front.give_up().await;
+            Err(failure)
+        }
+    }
+}
+
+/// What a supervisor has besides its front.
+struct Settled {
+    listener: std::net::TcpListener,
+    file: StatusFile,
+    port: u16,
+    notice: Option<String>,
+    control: Option<ControlListener>,
+}
+
+fn settle(order: &Order<'_>, front: &GuardedFront) -> Outcome<Settled> {
     let (home, name) = (order.home, &order.name);
-    let spec = server_spec(order)?;
-    try_server(order, &spec, cancel).await?;
+    front.check()?;
     let (listener, notice) = bind(order)?;
     let port = listener.local_addr().map_err(|error| failed(order, &error))?.port();
-    let front = Arc::new(GuardedFront::new(name, &order.config, order.keys.clone(), spec)?);
     let control = match control::listen(&home.socket(name)) {
         Ok(control) => Some(control),
         // Where there are no such sockets a supervisor is ended by a signal and rekeyed by a restart.
@@ -129,10 +142,15 @@ pub async fn prepare(order: &Order<'_>, cancel: impl Future<Output = ()>) -> Out
     // Still marked, if this is a creation: a kill from here to the end of it is cleared away like one before.
     status.unfinished = registry::unfinished(home, name).map_err(|error| failed(order, &error))?;
     let file = StatusFile::take(home, name, status).map_err(|error| failed(order, &error))?;
-    Ok(Prepared { listener, file, port, notice, front, control })
+    Ok(Settled { listener, file, port, notice, control })
 }
 
 impl Prepared {
+    /// Ends what runs already, for a start that was taken back.
+    pub async fn end_server(&self) {
+        self.front.give_up().await;
+    }
+
     /// Serves until `stop` or a command ends it. `ready` gets the line that says that the workload runs.
     pub async fn serve(
         self,
@@ -189,7 +207,7 @@ pub fn ready_line(name: &Name, config: &RunConfig, status: &Status) -> String {
     format!(
         "{name}  {}  {}  {}\n",
         status.status.as_str(),
-        endpoint(&config.host, status.port),
+        endpoint(config, status.port),
         lock_state(config.is_locked(), key)
     )
 }
@@ -232,53 +250,4 @@ fn bind(order: &Order<'_>) -> Outcome<(std::net::TcpListener, Option<String>)> {
         _ => None,
     };
     Ok((listener, notice))
-}
-
-/// What it takes to start the workload's server.
-fn server_spec(order: &Order<'_>) -> Outcome<ServerSpec> {
-    let Order { home, name, config, .. } = order;
-    let program: PathBuf = config.command.clone().ok_or_else(|| {
-        Failure::new(
-            Exit::Refused,
-            format!("workload {name} has no command, and this version runs commands only"),
-        )
-    })?;
-    let mut env: BTreeMap<String, String> = config.base_env.clone();
-    env.extend(config.env_vars.clone());
-    env.retain(|variable, _| may_pass(variable));
-    let secrets = secrets::resolve(home, config, &order.given)?;
-    env.extend(secrets.into_iter().map(|(variable, value)| (variable, value.as_str().to_owned())));
-    if config.shared_key_auth.as_ref().is_some_and(|auth| auth.enabled && auth.upstream_key) {
-        // A key of its own, which opens nothing of ours.
-        let key = SharedKey::generate().map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot make a key for {name}")).because(&error)
-        })?;
-        env.insert("TOOLHIVE_SHARED_KEY".to_owned(), key.expose_text().as_str().to_owned());
-    }
-    Ok(ServerSpec {
-        program,
-        args: config.cmd_args.clone(),
-        cwd: config.cwd.clone().unwrap_or_else(std::env::temp_dir),
-        env,
-        log: home.server_log(name),
-        groups: home.groups(name),
-        launcher: launcher(),
-        stop: StopTimes::default(),
-    })
-}
-
-async fn try_server(order: &Order<'_>, spec: &ServerSpec, cancel: impl Future<Output = ()>) -> Outcome {
-    let name = &order.name;
-    let before = std::fs::symlink_metadata(&spec.log).map_or(0, |meta| meta.len());
-    trial(spec, order.ready_timeout, cancel).await.map_err(|error| {
-        let mut failure =
-            Failure::new(Exit::Failed, format!("the server of {name} did not start")).because(&error);
-        // What was written before this start says nothing about it.
-        if let Ok(words) = files::tail(&spec.log, before, LAST_WORDS)
-            && !words.trim().is_empty()
-        {
-            failure = failure.because(&std::io::Error::other(format!("its last words were:\n{words}")));
-        }
-        failure.hint(format!("run it by hand to see more: {}", spec.program.display()))
-    })
 }

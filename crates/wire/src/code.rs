@@ -13,6 +13,12 @@ pub const METHOD_NOT_FOUND: i64 = -32601;
 pub const INVALID_PARAMS: i64 = -32602;
 /// JSON-RPC 2.0: the server failed.
 pub const INTERNAL_ERROR: i64 = -32603;
+/// MCP 2026-07-28 (`basic/index`, "Error Codes"): headers and body differ, or a header is missing or malformed.
+pub const HEADER_MISMATCH: i64 = -32020;
+/// MCP 2026-07-28: the request needs a capability that its client did not declare.
+pub const MISSING_REQUIRED_CLIENT_CAPABILITY: i64 = -32021;
+/// MCP 2026-07-28: the server does not speak the version that the request names.
+pub const UNSUPPORTED_PROTOCOL_VERSION: i64 = -32022;
 
 /// Why a request was answered by us in the server's stead. The word is stable and goes into `data.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -64,7 +64,12 @@ impl Id {
         &*self.json == "null"
     }
 
-    fn canonical(&self) -> &str {
+    /// The number it is, however it is spelled; nothing for a text, a fraction, or a number of more than 64 bits.
+    pub fn as_u64(&self) -> Option<u64> {
+        self.canonical().parse().ok()
+    }
+
+    pub(crate) fn canonical(&self) -> &str {
         self.canonical.as_deref().unwrap_or(&self.json)
     }
 }
@@ -190,6 +195,11 @@ mod tests {
         }
         assert_eq!(Id::number(7), id("7"));
         assert_eq!(Id::string("a\"b"), id(r#""a\u0022b""#));
+        for (json, number) in
+            [("7", Some(7)), ("7.0", Some(7)), ("70e-1", Some(7)), ("\"7\"", None), ("-7", None)]
+        {
+            assert_eq!(id(json).as_u64(), number);
+        }
         assert!(Id::null().is_null() && id("null").is_null() && !id("0").is_null());
     }
 

@@ -35,6 +35,8 @@ pub struct Peek<'a> {
     /// Its id. A request has one, and it is not null (MCP, `basic/index`); a notification has none; a
     /// response has one, unless it is an error about a message whose id could not be read.
     pub id: Option<Id>,
+    /// The same as it stands in the text, for whoever must put another in its place ([`crate::splice`]).
+    pub id_json: Option<&'a RawValue>,
     /// The method of a request or a notification.
     pub method: Option<Cow<'a, str>>,
     /// The parameters, as they stand in the text.
@@ -174,7 +176,7 @@ fn peek_one(text: &str) -> Result<Peek<'_>, PeekError> {
         },
         None => None,
     };
-    let Members { params, result, error, .. } = members;
+    let Members { id: id_json, params, result, error, .. } = members;
     let (kind, method) = match (members.method, result.or(error)) {
         (Some(_), Some(_)) => return refuse("both a request and a response"),
         (None, None) => return refuse("neither a request nor a response"),
@@ -196,7 +198,7 @@ fn peek_one(text: &str) -> Result<Peek<'_>, PeekError> {
             (Kind::Response, None)
         }
     };
-    Ok(Peek { kind, id, method, params, result, error })
+    Ok(Peek { kind, id, id_json, method, params, result, error })
 }
 
 /// The text of a JSON string, borrowed if nothing in it is escaped. Nothing for another kind of value, or

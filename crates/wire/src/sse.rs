@@ -299,6 +299,13 @@ pub fn encode(out: &mut Vec<u8>, event: Option<&str>, id: Option<&str>, data: &[
     out.push(b'\n');
 }
 
+/// Appends a block of an id, a `retry` and empty data, which primes a client to take the stream up again from here
+/// (MCP 2025-11-25, `basic/transports`, "Sending Messages to the Server").
+pub fn encode_prime(out: &mut Vec<u8>, id: &str, retry: Duration) {
+    let id = clean(id);
+    out.extend_from_slice(format!("id: {id}\nretry: {}\ndata:\n\n", retry.as_millis()).as_bytes());
+}
+
 fn clean(value: &str) -> Cow<'_, str> {
     let bad = ['\r', '\n', '\0'];
     if value.contains(bad) { Cow::Owned(value.replace(bad, "")) } else { Cow::Borrowed(value) }
@@ -425,6 +432,14 @@ mod tests {
             Event { event: Some("aid: 9".into()), id: Some("1".into()), ..data("x\n\nevent: evil\ny\nz") };
         assert_eq!(decode(100, &out, &[4]), [Ok(expected)]);
         assert_eq!(decode(100, KEEP_ALIVE, &[1]), []);
+    }
+
+    #[test]
+    fn a_priming_event_has_an_id_a_delay_and_nothing_to_say() {
+        let mut out = Vec::new();
+        encode_prime(&mut out, "p1-\n7", Duration::from_millis(1500));
+        let retry = Some(Duration::from_millis(1500));
+        assert_eq!(decode(100, &out, &[3]), [Ok(Event { id: Some("p1-7".into()), retry, ..data("") })]);
     }
 
     proptest! {

@@ -53,6 +53,15 @@ impl Transport {
             Self::Sse => "sse",
         }
     }
+
+    /// The path of the endpoint that clients call.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Stdio | Self::StreamableHttp => "/mcp",
+            Self::Sse => "/sse",
+        }
+    }
 }
 
 /// Whether requests need the workload's key.
@@ -76,6 +85,23 @@ fn yes() -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands in a reference")]
 fn is_true(value: &bool) -> bool {
     *value
+}
+
+/// Fields of the header that are added to each request for an endpoint that runs elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderForward {
+    /// Values by the name of the field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub add_plaintext_headers: BTreeMap<String, String>,
+    /// Names of secrets, whose values are sent, by the name of the field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub add_headers_from_secret: BTreeMap<String, String>,
+}
+
+impl HeaderForward {
+    fn is_empty(&self) -> bool {
+        self.add_plaintext_headers.is_empty() && self.add_headers_from_secret.is_empty()
+    }
 }
 
 /// A workload as it was asked for. It never holds a key or the value of a secret.
@@ -126,6 +152,12 @@ pub struct RunConfig {
     /// Secrets for the server, as `NAME,target=VARIABLE`: names, never values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// Fields that are added to each request for an endpoint that runs elsewhere.
+    #[serde(default, skip_serializing_if = "HeaderForward::is_empty")]
+    pub header_forward: HeaderForward,
+    /// Whether the endpoint may be spoken to beyond this machine without encryption.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_insecure_remote: bool,
     /// The user's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub container_labels: BTreeMap<String, String>,

@@ -20,6 +20,7 @@ pub mod files;
 pub mod groups;
 pub mod guardian;
 pub mod home;
+pub mod http;
 pub mod keyset;
 pub mod lock;
 pub mod orphans;

@@ -107,6 +107,23 @@ impl ServerSpec {
     /// The log cannot be opened, the folder does not exist, or no process can be made. A program that cannot be
     /// executed shows as one that ends at once, with the reason in its log.
     pub fn spawn(&self) -> io::Result<Server> {
+        let (stdout, stdin, handle) = self.spawn_with(Stdio::piped())?;
+        let stdout = stdout.ok_or_else(|| io::Error::other("the process has no pipes"))?;
+        Ok(Server { stdin, stdout, handle })
+    }
+
+    /// Starts a server that does not speak on standard output: what it writes there goes to the log. Its standard
+    /// input stays open for as long as it is to live.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_logged(&self) -> io::Result<(ChildStdin, ServerHandle)> {
+        let log = files::open_append(&self.log).map_err(io::Error::other)?;
+        let (_, stdin, handle) = self.spawn_with(log.into())?;
+        Ok((stdin, handle))
+    }
+
+    fn spawn_with(&self, stdout: Stdio) -> io::Result<(Option<ChildStdout>, ChildStdin, ServerHandle)> {
         let log = files::open_append(&self.log).map_err(io::Error::other)?;
         let mut command = self.command();
         command
@@ -114,21 +131,21 @@ impl ServerSpec {
             .envs(&self.env)
             .current_dir(&self.cwd)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(log);
         let mut child = orphans::spawn(&mut command).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot start a process in {}: {error}", self.cwd.display()))
         })?;
-        let (Some(stdin), Some(stdout), Some(pid)) = (child.stdin.take(), child.stdout.take(), child.id())
-        else {
+        let (Some(stdin), Some(pid)) = (child.stdin.take(), child.id()) else {
             return Err(io::Error::other("the process has no pipes"));
         };
+        let stdout = child.stdout.take();
         let record = GroupRecord::write(&self.groups, pid)?;
         let guardian = record.guardian();
         // As long as the guardian may take in full, and a little for its own end.
         let patience = self.stop.after_close + self.stop.after_term + Duration::from_secs(1);
         let watch = tokio::spawn(watch(child, record));
-        Ok(Server { stdin, stdout, handle: ServerHandle { guardian, patience, watch, ended: false } })
+        Ok((stdout, stdin, ServerHandle { guardian, patience, watch, ended: false }))
     }
 
     #[cfg(unix)]
@@ -162,12 +179,26 @@ impl ServerHandle {
     /// Ends the server and all that it started: the caller has closed its standard input, the guardian does the
     /// rest. Returns when the tree is gone.
     pub async fn stop(mut self) {
-        if tokio::time::timeout(self.patience, &mut self.watch).await.is_err() {
+        if !self.ended && tokio::time::timeout(self.patience, &mut self.watch).await.is_err() {
             tracing::warn!(pid = self.guardian.pid, "a guardian did not end in time and is killed");
             let _ = self.guardian.kill();
             let _ = (&mut self.watch).await;
         }
         self.ended = true;
+    }
+
+    /// Resolves when the server and all that it started are gone.
+    pub async fn ended(&mut self) {
+        if !self.ended {
+            let _ = (&mut self.watch).await;
+            self.ended = true;
+        }
+    }
+
+    /// The process that leads the server's session.
+    #[must_use]
+    pub fn guardian(&self) -> ProcessRef {
+        self.guardian
     }
 
     /// Asks the tree to end now, without waiting for it to notice the end of its input.

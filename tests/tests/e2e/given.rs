@@ -32,7 +32,7 @@ fn base(home: &Home, more: &[(&str, &str)]) -> Result<BTreeMap<String, String>> 
     let mut base = map(more);
     for (name, value) in home.command("").get_envs() {
         let (name, value) = (name.to_string_lossy(), value.unwrap_or_default().to_string_lossy());
-        if name != "THV_HOME" {
+        if !["THV_HOME", "DBUS_SESSION_BUS_ADDRESS"].contains(&&*name) {
             base.insert(name.into_owned(), value.into_owned());
         }
     }

@@ -48,7 +48,7 @@ fn nothing_left(home: &Home, python: &Path) -> Result {
 }
 
 #[test]
-fn a_run_killed_before_its_go_leaves_nothing_to_the_next_command() -> Result {
+pub(crate) fn a_run_killed_before_its_go_leaves_nothing_to_the_next_command() -> Result {
     let python = need_part!(Python);
     let steps = [
         "folder-made",
@@ -80,7 +80,7 @@ fn a_run_killed_before_its_go_leaves_nothing_to_the_next_command() -> Result {
 }
 
 #[test]
-fn a_run_killed_after_its_go_has_done_its_work() -> Result {
+pub(crate) fn a_run_killed_after_its_go_has_done_its_work() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         killed(home, &RUN, "released")?;
@@ -96,7 +96,7 @@ fn a_run_killed_after_its_go_has_done_its_work() -> Result {
 }
 
 #[test]
-fn a_failed_run_killed_while_it_tidies_up_is_tidied_up_by_the_next_command() -> Result {
+pub(crate) fn a_failed_run_killed_while_it_tidies_up_is_tidied_up_by_the_next_command() -> Result {
     let python = need_part!(Python);
     let exits = server(&python, "exits.py").map(|word| word.display().to_string());
     let mut run = vec!["run", "--name", "demo", "--shared-key-auth", "--"];
@@ -116,7 +116,7 @@ fn a_failed_run_killed_while_it_tidies_up_is_tidied_up_by_the_next_command() -> 
 }
 
 #[test]
-fn an_rm_killed_after_any_step_is_finished_by_the_next_command() -> Result {
+pub(crate) fn an_rm_killed_after_any_step_is_finished_by_the_next_command() -> Result {
     let python = need_part!(Python);
     for step in ["stopped", "marked-removing", "keys-removed", "files-removed"] {
         for next in ["rm", "rm --all", "run", "start", "restart", "stop", "bridge"] {
@@ -154,7 +154,7 @@ fn an_rm_killed_after_any_step_is_finished_by_the_next_command() -> Result {
 }
 
 #[test]
-fn a_start_killed_after_any_step_can_be_repeated() -> Result {
+pub(crate) fn a_start_killed_after_any_step_can_be_repeated() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let first = home.detached(&RUN[1..])?;
@@ -190,7 +190,7 @@ fn a_start_killed_after_any_step_can_be_repeated() -> Result {
 }
 
 #[test]
-fn an_interrupted_run_leaves_nothing() -> Result {
+pub(crate) fn an_interrupted_run_leaves_nothing() -> Result {
     let python = need_part!(Python);
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let check = |home: &Home| -> Result {
@@ -399,7 +399,7 @@ fn sigkill_of_bridge_and_guardian() -> Result {
 }
 
 #[test]
-fn a_restart_killed_half_way_leaves_a_workload_that_is_wanted() -> Result {
+pub(crate) fn a_restart_killed_half_way_leaves_a_workload_that_is_wanted() -> Result {
     Home::with(|home| {
         home.thv(["run", "--name", "demo", "--shared-key-auth", "--", DEMO_SERVER]).output()?.expect(0)?;
         killed(home, &["restart", "demo"], "stopped")?;

@@ -108,7 +108,7 @@ fn proxy_log(home: &Home) -> String {
 }
 
 #[test]
-fn after_a_busy_day_the_key_is_nowhere() -> Result {
+pub(crate) fn after_a_busy_day_the_key_is_nowhere() -> Result {
     let home = Home::new()?;
     let demo = debugged(&home)?;
     let key = home.key("demo")?;
@@ -155,7 +155,7 @@ fn after_a_busy_day_the_key_is_nowhere() -> Result {
 
 /// Every attempt to get in is in the log, with its outcome, and with the reason of a refusal.
 #[test]
-fn the_log_tells_of_each_attempt_without_the_key() -> Result {
+pub(crate) fn the_log_tells_of_each_attempt_without_the_key() -> Result {
     let home = Home::new()?;
     let demo = home.run(["--name", "demo", "--shared-key-auth", "--", DEMO_SERVER])?;
     let key = home.key("demo")?;
@@ -198,7 +198,7 @@ fn the_log_tells_of_each_attempt_without_the_key() -> Result {
 
 /// A server that tells all it knows does not know the key.
 #[test]
-fn a_server_cannot_tell_what_it_was_never_given() -> Result {
+pub(crate) fn a_server_cannot_tell_what_it_was_never_given() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let run = home.thv(["run", "-f", "--name", "demo", "--shared-key-auth", "--"]);

@@ -83,7 +83,7 @@ fn reals(home: &Home, python: &Path, node: &Path) -> Result<[Real; 3]> {
 }
 
 #[test]
-fn a_whole_life_with_real_servers_twice_in_a_row() -> Result {
+pub(crate) fn a_whole_life_with_real_servers_twice_in_a_row() -> Result {
     let (python, node) = (need_part!(Python), need_part!(Node));
     Home::with(|home| {
         let mut ids = Vec::new();
@@ -158,7 +158,7 @@ fn a_whole_life_with_real_servers_twice_in_a_row() -> Result {
 }
 
 #[test]
-fn two_workloads_serve_three_bridges_at_once() -> Result {
+pub(crate) fn two_workloads_serve_three_bridges_at_once() -> Result {
     let (python, node) = (need_part!(Python), need_part!(Node));
     Home::with(|home| {
         let [time, _, everything] = reals(home, &python, &node)?;
@@ -199,7 +199,7 @@ fn two_workloads_serve_three_bridges_at_once() -> Result {
 }
 
 #[test]
-fn fifty_runs_and_removals_at_once_on_ten_names() -> Result {
+pub(crate) fn fifty_runs_and_removals_at_once_on_ten_names() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let one = |number: usize| -> Result<Output> {
@@ -278,7 +278,7 @@ fn two_hundred_workloads_are_listed() -> Result {
 }
 
 #[test]
-fn what_is_there_is_not_run_twice() -> Result {
+pub(crate) fn what_is_there_is_not_run_twice() -> Result {
     Home::with(|home| {
         let first = demo(home, "demo")?;
         let run = ["run", "--name", "DEMO", "--shared-key-auth", "--", DEMO_SERVER];
@@ -317,7 +317,7 @@ fn a_stubborn_server_is_stopped_within_the_time_that_was_given() -> Result {
 }
 
 #[test]
-fn a_failed_run_shows_the_last_words_and_leaves_nothing() -> Result {
+pub(crate) fn a_failed_run_shows_the_last_words_and_leaves_nothing() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let run =
@@ -337,7 +337,7 @@ fn a_failed_run_shows_the_last_words_and_leaves_nothing() -> Result {
 }
 
 #[test]
-fn a_workload_is_locked_and_unlocked_without_losing_its_client() -> Result {
+pub(crate) fn a_workload_is_locked_and_unlocked_without_losing_its_client() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let open = home.detached(["--name", "demo", "--", DEMO_SERVER])?;
@@ -416,7 +416,7 @@ fn logs_are_shown_followed_and_pruned() -> Result {
 }
 
 #[test]
-fn several_are_stopped_started_and_removed_together() -> Result {
+pub(crate) fn several_are_stopped_started_and_removed_together() -> Result {
     Home::with(|home| {
         for name in ["a", "b", "c"] {
             demo(home, name)?;

@@ -12,7 +12,7 @@ use thv_e2e::http::Request;
 use thv_e2e::{Exit, Failure, Home, Result, STOP_BOUND, Signal, need_part};
 
 #[test]
-fn a_name_is_given_once_whatever_its_case() -> Result {
+pub(crate) fn a_name_is_given_once_whatever_its_case() -> Result {
     let home = Home::new()?;
     let time = demo(&home, "Time")?;
     for name in ["Time", "tIME"] {
@@ -28,7 +28,7 @@ fn a_name_is_given_once_whatever_its_case() -> Result {
 }
 
 #[test]
-fn ctrl_c_stops_and_start_brings_back_key_and_port() -> Result {
+pub(crate) fn ctrl_c_stops_and_start_brings_back_key_and_port() -> Result {
     let home = Home::new()?;
     let mut first = demo(&home, "demo")?;
     let (port, key_id) = (first.port(), first.key_id().map(str::to_owned));
@@ -57,7 +57,7 @@ fn ctrl_c_stops_and_start_brings_back_key_and_port() -> Result {
 }
 
 #[test]
-fn rm_ends_a_workload_and_takes_its_key_and_files() -> Result {
+pub(crate) fn rm_ends_a_workload_and_takes_its_key_and_files() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let other = demo(&home, "other")?;
@@ -91,7 +91,7 @@ fn rm_ends_a_workload_and_takes_its_key_and_files() -> Result {
 }
 
 #[test]
-fn rm_of_several_reports_the_missing_and_removes_the_rest() -> Result {
+pub(crate) fn rm_of_several_reports_the_missing_and_removes_the_rest() -> Result {
     let home = Home::new()?;
     for name in ["a", "b"] {
         demo(&home, name)?.stop()?;
@@ -103,7 +103,7 @@ fn rm_of_several_reports_the_missing_and_removes_the_rest() -> Result {
 }
 
 #[test]
-fn a_killed_supervisor_takes_its_servers_along_and_can_be_started_again() -> Result {
+pub(crate) fn a_killed_supervisor_takes_its_servers_along_and_can_be_started_again() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let mut run = home.thv(["run", "-f", "--name", "demo", "--shared-key-auth", "--"]);

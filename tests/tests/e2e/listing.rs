@@ -105,7 +105,7 @@ fn a_misspelt_name_is_answered_with_the_one_that_was_meant() -> Result {
 }
 
 #[test]
-fn a_key_is_shown_to_those_who_say_so() -> Result {
+pub(crate) fn a_key_is_shown_to_those_who_say_so() -> Result {
     let home = Home::new()?;
     let demo = demo(&home, "demo")?;
     let key = home.key("demo")?;
@@ -127,7 +127,7 @@ fn a_key_is_shown_to_those_who_say_so() -> Result {
 }
 
 #[test]
-fn a_workload_without_a_lock_says_that_it_is_open() -> Result {
+pub(crate) fn a_workload_without_a_lock_says_that_it_is_open() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let open = home.run(["--name", "demo", "--", DEMO_SERVER])?;

@@ -1,10 +1,13 @@
 //! End-to-end tests of `thv`, by theme. `cargo xtask e2e` builds what they need and runs them.
 
 mod cli;
+mod compat;
 mod far_end;
 mod fixture;
 mod given;
 mod homes;
+#[cfg(target_os = "linux")]
+mod keychain;
 mod keys;
 mod killed;
 mod leaks;

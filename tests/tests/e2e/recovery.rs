@@ -56,7 +56,7 @@ fn end(session: McpStdio) -> Result {
 }
 
 #[test]
-fn after_a_reboot_a_bridge_starts_it_with_the_environment_of_its_run() -> Result {
+pub(crate) fn after_a_reboot_a_bridge_starts_it_with_the_environment_of_its_run() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let run = home.thv(["run", "--name", "demo", "--shared-key-auth", "-e", "GIVEN=at run", "--"]);
@@ -90,7 +90,7 @@ fn after_a_reboot_a_bridge_starts_it_with_the_environment_of_its_run() -> Result
 }
 
 #[test]
-fn three_bridges_at_once_start_one_supervisor() -> Result {
+pub(crate) fn three_bridges_at_once_start_one_supervisor() -> Result {
     Home::with(|home| {
         demo(home, &[])?;
         for down in [crash, reboot] {
@@ -117,7 +117,7 @@ fn three_bridges_at_once_start_one_supervisor() -> Result {
 }
 
 #[test]
-fn what_the_user_stopped_stays_stopped() -> Result {
+pub(crate) fn what_the_user_stopped_stays_stopped() -> Result {
     Home::with(|home| {
         demo(home, &[])?;
         let mut live = home.bridge("demo")?;
@@ -147,7 +147,7 @@ fn what_the_user_stopped_stays_stopped() -> Result {
 }
 
 #[test]
-fn a_bridge_that_must_not_start_it_says_what_does() -> Result {
+pub(crate) fn a_bridge_that_must_not_start_it_says_what_does() -> Result {
     Home::with(|home| {
         demo(home, &[])?;
         crash(home)?;
@@ -166,7 +166,7 @@ fn a_bridge_that_must_not_start_it_says_what_does() -> Result {
 }
 
 #[test]
-fn the_end_of_the_login_is_no_wish_of_the_user() -> Result {
+pub(crate) fn the_end_of_the_login_is_no_wish_of_the_user() -> Result {
     Home::with(|home| {
         demo(home, &[])?;
         let mut session = home.bridge("demo")?;
@@ -190,7 +190,7 @@ fn the_end_of_the_login_is_no_wish_of_the_user() -> Result {
 }
 
 #[test]
-fn a_live_bridge_follows_to_a_new_port_when_a_stranger_has_the_old_one() -> Result {
+pub(crate) fn a_live_bridge_follows_to_a_new_port_when_a_stranger_has_the_old_one() -> Result {
     Home::with(|home| {
         let first = demo(home, &[])?;
         let mut session = home.bridge("demo")?;
@@ -249,7 +249,7 @@ fn a_port_that_was_asked_for_is_not_exchanged() -> Result {
 }
 
 #[test]
-fn a_server_that_does_not_come_up_again_is_told_of_with_its_last_words() -> Result {
+pub(crate) fn a_server_that_does_not_come_up_again_is_told_of_with_its_last_words() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let program = home.file("server", format!("#!/bin/sh\nexec {DEMO_SERVER}\n"))?;

@@ -390,7 +390,7 @@ fn mistakes_in_the_call_itself_end_it_before_the_first_message() -> Result {
 }
 
 #[test]
-fn a_supervisor_that_was_restarted_is_found_again_with_a_fresh_session() -> Result {
+pub(crate) fn a_supervisor_that_was_restarted_is_found_again_with_a_fresh_session() -> Result {
     let home = Home::new()?;
     let first = Locked::run(&home, "demo")?;
     let mut bridge = home.bridge("demo")?;
@@ -417,7 +417,7 @@ fn a_supervisor_that_was_restarted_is_found_again_with_a_fresh_session() -> Resu
 }
 
 #[test]
-fn a_supervisor_that_was_killed_is_found_again_as_well() -> Result {
+pub(crate) fn a_supervisor_that_was_killed_is_found_again_as_well() -> Result {
     let home = Home::new()?;
     let first = Locked::run(&home, "demo")?;
     // It shall not be the bridge that starts it again.
@@ -432,7 +432,7 @@ fn a_supervisor_that_was_killed_is_found_again_as_well() -> Result {
 }
 
 #[test]
-fn a_workload_made_anew_under_a_live_bridge_is_reached_with_its_new_key() -> Result {
+pub(crate) fn a_workload_made_anew_under_a_live_bridge_is_reached_with_its_new_key() -> Result {
     let home = Home::new()?;
     let first = Locked::run(&home, "demo")?;
     let mut bridge = home.bridge("demo")?;
@@ -449,7 +449,7 @@ fn a_workload_made_anew_under_a_live_bridge_is_reached_with_its_new_key() -> Res
 }
 
 #[test]
-fn a_workload_that_was_removed_under_a_live_bridge_is_said_to_be_gone() -> Result {
+pub(crate) fn a_workload_that_was_removed_under_a_live_bridge_is_said_to_be_gone() -> Result {
     let home = Home::new()?;
     let locked = Locked::run(&home, "demo")?;
     let mut bridge = home.bridge("demo")?;

@@ -3,7 +3,7 @@
 use crate::fixture::{scenario, scenario_with, server, store_entries, wait_alone};
 use serde_json::{Value, json};
 use std::path::Path;
-use thv_e2e::{BINARY_VARIABLE, Exit, Failure, Foreground, Home, Result, ensure, need_part};
+use thv_e2e::{BINARY_VARIABLE, Exit, Failure, Foreground, Home, NO_BUS, Result, ensure, need_part};
 
 /// All that the SDK hands down, where it is set at all (`mcp.client.stdio`, `DEFAULT_INHERITED_ENV_VARS`).
 const HANDED_DOWN: [&str; 6] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"];
@@ -22,7 +22,10 @@ fn time_server(home: &Home, python: &Path) -> Result<Foreground> {
 fn entry(home: &Home, name: &str) -> Result<Value> {
     let thv = std::env::var(BINARY_VARIABLE)
         .map_err(|error| Failure::new(format!("{BINARY_VARIABLE}: {error}")))?;
-    let env = json!({ "THV_HOME": home.path() });
+    let mut env = json!({ "THV_HOME": home.path() });
+    if home.bus() != NO_BUS {
+        env["DBUS_SESSION_BUS_ADDRESS"] = home.bus().into();
+    }
     Ok(json!({ "command": thv, "args": ["proxy", "stdio", name], "env": env }))
 }
 
@@ -33,7 +36,7 @@ fn over_bridge(home: &Home, python: &Path, script: &str) -> Result<Value> {
     Ok(report)
 }
 
-fn ended_well(report: &Value) -> Result {
+pub(crate) fn ended_well(report: &Value) -> Result {
     let inherited: Vec<String> = serde_json::from_value(report["inherited"].clone())?;
     let foreign: Vec<_> = inherited.iter().filter(|name| !HANDED_DOWN.contains(&name.as_str())).collect();
     ensure!(foreign.is_empty() && inherited.len() >= 2, "the SDK hands down {inherited:?}");
@@ -43,7 +46,7 @@ fn ended_well(report: &Value) -> Result {
     Ok(())
 }
 
-fn has_toured(report: &Value) {
+pub(crate) fn has_toured(report: &Value) {
     assert_eq!(report["connected"], json!({ "protocol_version": "2025-11-25", "server": "mcp-time" }));
     assert_eq!(report["tools"], json!(["get_current_time", "convert_time"]));
     let current = &report["current"];
@@ -59,7 +62,7 @@ fn has_toured(report: &Value) {
 }
 
 #[test]
-fn the_sdk_lists_and_calls_over_the_bridge_and_leaves_cleanly() -> Result {
+pub(crate) fn the_sdk_lists_and_calls_over_the_bridge_and_leaves_cleanly() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let time = time_server(&home, &python)?;
@@ -94,7 +97,7 @@ fn a_bridge_needs_no_more_than_a_home_folder() -> Result {
 }
 
 #[test]
-fn ten_calls_at_once_get_an_answer_each() -> Result {
+pub(crate) fn ten_calls_at_once_get_an_answer_each() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let time = time_server(&home, &python)?;
@@ -112,7 +115,7 @@ fn ten_calls_at_once_get_an_answer_each() -> Result {
 }
 
 #[test]
-fn errors_reach_the_sdk_as_the_server_gave_them() -> Result {
+pub(crate) fn errors_reach_the_sdk_as_the_server_gave_them() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let time = time_server(&home, &python)?;
@@ -129,7 +132,7 @@ fn errors_reach_the_sdk_as_the_server_gave_them() -> Result {
 }
 
 #[test]
-fn a_call_cancelled_at_once_leaves_the_session_usable() -> Result {
+pub(crate) fn a_call_cancelled_at_once_leaves_the_session_usable() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let time = time_server(&home, &python)?;
@@ -141,7 +144,7 @@ fn a_call_cancelled_at_once_leaves_the_session_usable() -> Result {
 }
 
 #[test]
-fn a_cancelled_call_is_cancelled_at_the_server() -> Result {
+pub(crate) fn a_cancelled_call_is_cancelled_at_the_server() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let run = home.thv(["run", "-f", "--name", "time", "--shared-key-auth", "--"]);
@@ -156,7 +159,7 @@ fn a_cancelled_call_is_cancelled_at_the_server() -> Result {
 }
 
 #[test]
-fn the_sdk_calls_the_port_itself_with_the_key() -> Result {
+pub(crate) fn the_sdk_calls_the_port_itself_with_the_key() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let time = time_server(&home, &python)?;
@@ -174,7 +177,7 @@ fn the_sdk_calls_the_port_itself_with_the_key() -> Result {
 }
 
 #[test]
-fn without_the_key_the_sdk_is_told_the_way_in() -> Result {
+pub(crate) fn without_the_key_the_sdk_is_told_the_way_in() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
     let time = time_server(&home, &python)?;

@@ -335,11 +335,11 @@ fn a_folder_of_the_home_that_others_may_write_to_is_refused() -> Result {
 }
 
 /// A small file system of its own, unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
     /// `None` where mounting is not permitted.
-    fn mount(folder: PathBuf) -> Result<Option<Self>> {
+    pub(crate) fn mount(folder: PathBuf) -> Result<Option<Self>> {
         std::fs::create_dir(&folder)?;
         let options = ["-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs"];
         let mounted = Command::new("mount").args(options).arg(&folder).output();
@@ -347,7 +347,7 @@ impl SmallDisk {
     }
 
     /// Fills it to the last byte.
-    fn fill(&self) -> Result<PathBuf> {
+    pub(crate) fn fill(&self) -> Result<PathBuf> {
         let path = self.0.join("filler");
         let mut file = File::create(&path)?;
         while file.write_all(&[0; 512]).is_ok() {}

@@ -16,13 +16,18 @@ pub(super) struct Built {
 }
 
 pub(super) fn release(steps: &mut Steps) -> Result<Built> {
-    let (thv, clean_build) = build(steps, "thv", "thv")?;
-    let (server, _) = build(steps, "thv-e2e", "demo-server")?;
+    let (thv, clean_build) = build(steps, "thv", "--bin", "thv")?;
+    let (server, _) = build(steps, "thv-e2e", "--bin", "demo-server")?;
     Ok(Built { thv, server, clean_build })
 }
 
-fn build(steps: &mut Steps, package: &str, binary: &str) -> Result<(PathBuf, Option<Duration>)> {
-    let args = ["build", "--release", "--package", package, "--bin", binary];
+/// A library's own measurement.
+pub(super) fn bench(steps: &mut Steps, package: &str, name: &str) -> Result<PathBuf> {
+    build(steps, package, "--bench", name).map(|(path, _)| path)
+}
+
+fn build(steps: &mut Steps, package: &str, kind: &str, binary: &str) -> Result<(PathBuf, Option<Duration>)> {
+    let args = ["build", "--release", "--package", package, kind, binary];
     let repeat = command_line(&cargo(args));
     steps.step(&format!("build {binary}"), &repeat, || {
         let start = Instant::now();

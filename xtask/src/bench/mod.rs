@@ -8,6 +8,7 @@ mod measure;
 mod message;
 mod report;
 mod stats;
+mod timing;
 
 use crate::steps::Steps;
 use thv_e2e::{Exit, Home, Result, ensure};
@@ -19,19 +20,27 @@ const NAME: &str = "bench";
 pub(crate) struct Options {
     /// Puts the figures into the document about performance.
     write: bool,
+    /// Measures nothing but whether the time of a key check tells of the key.
+    timing_alone: bool,
 }
 
 impl Options {
     pub(crate) fn parse(args: &[&str]) -> Option<Self> {
         match args {
-            [] => Some(Self { write: false }),
-            ["--write"] => Some(Self { write: true }),
+            [] => Some(Self::default()),
+            ["--write"] => Some(Self { write: true, ..Self::default() }),
+            ["timing"] => Some(Self { timing_alone: true, ..Self::default() }),
             _ => None,
         }
     }
 }
 
 pub(crate) fn run(steps: &mut Steps, options: &Options) -> Result {
+    if options.timing_alone {
+        let timing = timing::measure(steps)?;
+        println!("\n{timing}");
+        return Ok(());
+    }
     let built = build::release(steps)?;
     let binary_bytes = std::fs::metadata(&built.thv)?.len();
 
@@ -51,11 +60,13 @@ pub(crate) fn run(steps: &mut Steps, options: &Options) -> Result {
     let closed = home.close();
     let figures = figures?;
     closed?;
+    let timing = timing::measure(steps)?;
 
     let text = report::Report {
         machine: machine::describe(),
         idle: idle_before.zip(machine::idle_share()),
         figures,
+        timing,
         binary_bytes,
         clean_build: built.clean_build,
     }
@@ -70,14 +81,17 @@ mod tests {
 
     #[test]
     fn options() {
-        let cases: &[(&[&str], Option<bool>)] = &[
-            (&[], Some(false)),
-            (&["--write"], Some(true)),
+        let options = |write, timing_alone| Some(Options { write, timing_alone });
+        let cases: &[(&[&str], Option<Options>)] = &[
+            (&[], options(false, false)),
+            (&["--write"], options(true, false)),
+            (&["timing"], options(false, true)),
+            (&["timing", "--write"], None),
             (&["--write", "--write"], None),
             (&["write"], None),
         ];
-        for (args, write) in cases {
-            assert_eq!(Options::parse(args), write.map(|write| Options { write }), "{args:?}");
+        for (args, expect) in cases {
+            assert_eq!(Options::parse(args), *expect, "{args:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::machine::Machine;
 use super::measure::{Figures, IN_FLIGHT, Memory, WORKLOADS, Way};
 use super::stats::{Spread, megabytes, millis, thousands, three_digits};
+use super::timing::Timing;
 use crate::cargo::root;
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
@@ -23,6 +24,7 @@ pub(super) struct Report {
     /// The share of the machine's time that nobody used, before and after.
     pub(super) idle: Option<(f64, f64)>,
     pub(super) figures: Figures,
+    pub(super) timing: Timing,
     pub(super) binary_bytes: u64,
     pub(super) clean_build: Option<Duration>,
 }
@@ -38,7 +40,7 @@ impl Display for Report {
         ways(f, direct, &[direct, http, bridge])?;
         writeln!(f)?;
         self.others(f)?;
-        writeln!(f)?;
+        writeln!(f, "\n{}", self.timing)?;
         self.budgets(f)
     }
 }
@@ -150,6 +152,7 @@ impl Report {
         let build = self
             .clean_build
             .map(|took| Measured { value: whole_seconds(took), met: took <= Duration::from_secs(4 * 60) });
+        let timing = Measured { value: three_digits(self.timing.largest()), met: self.timing.met() };
         let budget = |what, measured| Budget { what, measured };
         vec![
             budget("bridge, start to first answer, encrypted file: ≤ 12 ms", time(bridge.start.as_ref(), 12)),
@@ -162,6 +165,7 @@ impl Report {
             budget("supervisor, memory idle: ≤ 6 MB", idle(*supervisor)),
             budget("proxy throughput, one worker: ≥ nginx and ≥ haproxy with a header check", None),
             budget("key check and guards on the accept path: ≤ 300 ns, no allocation", None),
+            budget("key check, what its time tells of the key: largest t < 4.5", Some(timing)),
             budget("`thv list --all` with 200 workloads: ≤ 15 ms", time(list.as_ref(), 15)),
             budget("size of the program: ≤ 12 MB", Some(size(self.binary_bytes, 12_000_000))),
             budget("release build from nothing: ≤ 4 minutes", build),

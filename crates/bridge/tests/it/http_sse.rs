@@ -427,6 +427,23 @@ async fn an_answer_over_the_limit_is_told() {
 }
 
 #[tokio::test]
+async fn ten_thousand_requests_at_once_are_all_answered() {
+    let old = Old::new();
+    let server = old.start().await;
+    let mut client = client(&server);
+    open(&mut client).await;
+    let mut lines = Vec::new();
+    for id in 1..=10_000 {
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"work\",\"params\":{{}}}}\n");
+        lines.extend_from_slice(line.as_bytes());
+    }
+    client.write(&lines).await;
+    let ids = client.recv_ids(10_000).await;
+    assert!(ids.windows(2).all(|pair| pair[0] != pair[1]));
+    assert_eq!(old.count(), 1);
+}
+
+#[tokio::test]
 async fn a_changed_key_is_followed() {
     let old = Old::new();
     let server = Arc::new(old.start().await);

@@ -3,6 +3,7 @@
 mod client;
 mod failures;
 mod http_sse;
+mod model;
 mod pressure;
 mod proof;
 mod recovery;

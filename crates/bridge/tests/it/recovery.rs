@@ -36,7 +36,11 @@ impl Stateful {
     }
 
     fn say(&self, message: &Value) {
-        self.stream.lock().unwrap().as_ref().unwrap().send(Piece::Data(event(message).into())).unwrap();
+        self.say_raw(&event(message));
+    }
+
+    fn say_raw(&self, text: &str) {
+        self.stream.lock().unwrap().as_ref().unwrap().send(Piece::Data(text.into())).unwrap();
     }
 
     fn answer(&self, request: &Request) -> Reply {
@@ -140,6 +144,22 @@ async fn a_new_session_is_told_what_the_old_one_knew() {
 }
 
 #[tokio::test]
+async fn a_session_lost_before_it_was_initialized_is_initialized_once() {
+    let stateful = Stateful::new();
+    let server = stateful.start().await;
+    let mut client = Client::to(&server);
+    client.call(0, "initialize", json!({})).await;
+    stateful.forget();
+    client.notify("notifications/initialized", json!({})).await;
+    server.saw(|all| streams(all) == 1).await;
+    client.call(1, "work", json!({})).await;
+    let new = told(&server, "life1");
+    assert_eq!(new.iter().filter(|(method, _)| method == "notifications/initialized").count(), 1);
+    stateful.say(&updated("a:1"));
+    assert_eq!(client.recv().await, updated("a:1"));
+}
+
+#[tokio::test]
 async fn a_client_that_only_waits_hears_from_a_server_that_was_restarted() {
     let stateful = Stateful::new();
     let server = stateful.start().await;
@@ -209,6 +229,32 @@ async fn a_key_changed_under_a_stream_that_then_breaks_is_looked_up() {
     stateful.say(&updated("a:1"));
     assert_eq!(client.recv().await, updated("a:1"));
     assert_eq!(client.asked(), [Why::Start, Why::Look]);
+}
+
+/// As the servers of the TypeScript SDK's examples have it.
+#[tokio::test]
+async fn a_server_that_says_400_of_a_lost_session_and_of_an_old_event() {
+    let stateful = Stateful::new();
+    let theirs = Arc::clone(&stateful);
+    let server = Server::start(move |request| match theirs.answer(request) {
+        _ if request.header("last-event-id").is_some() => status(400),
+        Reply::Full { status: 404, .. } => status(400),
+        reply => reply,
+    })
+    .await;
+    let mut client = Client::to(&server);
+    client.open().await;
+    server.saw(|all| streams(all) == 1).await;
+    stateful.say_raw(&format!("id: old\n{}", event(&updated("a:1"))));
+    assert_eq!(client.recv().await, updated("a:1"));
+    stateful.forget();
+    server
+        .saw(|all| all.iter().any(|r| r.method == "GET" && r.header("mcp-session-id") == Some("life1")))
+        .await;
+    client.call(1, "work", json!({})).await;
+    stateful.say(&updated("a:2"));
+    assert_eq!(client.recv().await, updated("a:2"));
+    assert!(server.requests().iter().any(|r| r.header("last-event-id") == Some("old")));
 }
 
 #[tokio::test]

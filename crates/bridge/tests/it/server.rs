@@ -199,6 +199,8 @@ struct Shared {
     requests: watch::Sender<Vec<Request>>,
     connections: watch::Sender<usize>,
     proofs: watch::Sender<usize>,
+    /// Requests that carried a key which the server had not proved on the same connection.
+    unproved: AtomicUsize,
     children: Mutex<Vec<AbortHandle>>,
 }
 
@@ -229,6 +231,7 @@ impl Server {
             requests: watch::Sender::new(Vec::new()),
             connections: watch::Sender::new(0),
             proofs: watch::Sender::new(0),
+            unproved: AtomicUsize::new(0),
             children: Mutex::default(),
         });
         let addr = listener.local_addr().unwrap();
@@ -291,6 +294,11 @@ impl Server {
         *self.shared.proofs.borrow()
     }
 
+    /// How often a key came over a connection that was not proved with it.
+    pub(crate) fn unproved(&self) -> usize {
+        self.shared.unproved.load(Ordering::SeqCst)
+    }
+
     /// Waits until what came in satisfies the test.
     pub(crate) async fn saw(&self, enough: impl Fn(&[Request]) -> bool) {
         let mut requests = self.shared.requests.subscribe();
@@ -319,19 +327,24 @@ impl Drop for Server {
 async fn serve(mut stream: TcpStream, shared: Arc<Shared>, connection: usize) {
     stream.set_nodelay(true).unwrap();
     let mut buffer = Vec::new();
+    let mut proved = None;
     loop {
         let Some(request) = read_request(&mut stream, &mut buffer, connection).await else { return };
+        let presented = request.header(header::AUTH).and_then(|text| SharedKey::parse(text).ok());
+        if presented.as_ref().is_some_and(|presented| proved != Some(presented.id())) {
+            shared.unproved.fetch_add(1, Ordering::SeqCst);
+        }
         let key = shared.key.lock().unwrap().clone();
         if let Some(key) = key {
             if request.path == header::PROOF_PATH {
                 let answer = answer_challenge(&stream, &request, &key);
+                proved = Some(key.id());
                 shared.proofs.send_modify(|count| *count += 1);
                 if stream.write_all(answer.as_bytes()).await.is_err() {
                     return;
                 }
                 continue;
             }
-            let presented = request.header(header::AUTH).and_then(|text| SharedKey::parse(text).ok());
             let refuse = {
                 let mut refuse = shared.refuse.lock().unwrap();
                 let now = *refuse > 0;

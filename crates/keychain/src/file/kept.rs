@@ -57,14 +57,14 @@ mod tests {
         let open = || FileStore::new(dir.path().join("secrets.enc"), KeptKey::new(&keychain));
         let entry = Entry::secret("a").unwrap();
         assert!(open().get(&entry).unwrap().is_none());
-        assert!(keychain.entries().is_empty(), "reading makes no key");
+        assert!(keychain.names().is_empty(), "reading makes no key");
 
         open().set(&entry, &Secret::from_text("1")).unwrap();
         let first = KeptKey::new(&keychain).load(None).unwrap().unwrap();
         open().set(&entry, &Secret::from_text("2")).unwrap();
         assert_eq!(open().get(&entry).unwrap().unwrap().expose(), b"2");
         assert_eq!(KeptKey::new(&keychain).create().unwrap().expose_bytes(), first.expose_bytes());
-        assert_eq!(keychain.entries(), [Entry::master_key()]);
+        assert_eq!(keychain.names(), [Entry::master_key()]);
     }
 
     #[test]
@@ -76,7 +76,7 @@ mod tests {
         keychain.delete(&Entry::master_key()).unwrap();
         let error = store.set(&entry, &Secret::from_text("2")).unwrap_err();
         assert!(error.to_string().ends_with("is missing: the entry master-key of the memory"), "{error}");
-        assert!(keychain.entries().is_empty());
+        assert!(keychain.names().is_empty());
     }
 
     #[test]

@@ -143,12 +143,6 @@ impl<M: MasterKey> Store for FileStore<M> {
         Ok(wanted.iter().map(|entry| entries.get(entry.as_str()).cloned()).collect())
     }
 
-    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
-        let entries = self.read()?.map(|(_, entries)| entries).unwrap_or_default();
-        // A name that nobody of this version writes is none that anybody could ask for.
-        Ok(Some(entries.keys().filter_map(|name| Entry::parse(name)).collect()))
-    }
-
     fn set(&self, entry: &Entry, value: &Secret) -> Result<(), StoreError> {
         if value.expose().len() > MAX_FILE {
             return Err(self.too_large());
@@ -163,7 +157,34 @@ impl<M: MasterKey> Store for FileStore<M> {
     fn delete(&self, entry: &Entry) -> Result<bool, StoreError> {
         self.update(|entries| entries.remove(entry.as_str()).is_some())
     }
+
+    /// `None` also if there is a name that only another version of this program can have written: a list without it
+    /// would not be whole.
+    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+        let entries = self.read()?.map(|(_, entries)| entries).unwrap_or_default();
+        Ok(entries.keys().map(|name| Entry::parse(name)).collect())
+    }
 }
 
 /// Bytes that may be plaintext on one side of the cipher and are wiped on both.
 type Buffer = Zeroizing<Vec<u8>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_would_not_be_whole_is_not_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let store =
+            FileStore::new(dir.path().join("secrets.enc"), KeyFile::new(dir.path().join("master.key")));
+        let value = Secret::from_text("x");
+        let entry = Entry::secret("a").unwrap();
+        store.set(&entry, &value).unwrap();
+        assert_eq!(store.entries().unwrap(), Some(vec![entry.clone()]));
+        // As a later version might.
+        store.update(|entries| entries.insert("ticket:a".to_owned(), value).is_none()).unwrap();
+        assert_eq!(store.entries().unwrap(), None);
+        assert!(store.get(&entry).unwrap().is_some());
+    }
+}

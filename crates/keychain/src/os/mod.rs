@@ -19,6 +19,7 @@ mod text;
 #[cfg_attr(not(any(target_os = "linux", target_os = "macos", windows)), path = "none.rs")]
 mod platform;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -212,6 +213,15 @@ impl Store for OsStore {
     fn delete(&self, entry: &Entry) -> Result<bool, StoreError> {
         let name = entry.clone();
         self.call(move |session, service| session.delete(service, name.as_str()))
+    }
+
+    /// `None` on Windows, where all credentials of all programs would have to be read for it.
+    fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
+        let names = self.call(Session::names)?;
+        // Items of other programs may carry the same service.
+        let ours = |names: Vec<String>| names.iter().filter_map(|name| Entry::parse(name)).collect();
+        // A set, since two items may have the same name.
+        Ok(names.map(ours).map(|entries: BTreeSet<Entry>| entries.into_iter().collect()))
     }
 }
 

@@ -1,6 +1,5 @@
 //! macOS Keychain and Windows Credential Manager, through the stores of the `keyring` project.
 
-#[cfg(windows)]
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -51,6 +50,20 @@ impl Session {
             Err(Error::NoEntry) => Ok(false),
             Err(error) => Err(failure(error)),
         }
+    }
+
+    /// The names under a service. Attributes alone are asked for, which takes no permission.
+    #[cfg(target_os = "macos")]
+    pub(super) fn names(&self, service: &str) -> Result<Option<Vec<String>>, Failure> {
+        let found = self.0.search(&HashMap::from([("service", service)])).map_err(failure)?;
+        let name = |entry: &Entry| Some(entry.get_specifiers()?.1);
+        Ok(found.iter().map(name).collect())
+    }
+
+    /// The system's only list comes with the secrets of all programs; it is not asked for.
+    #[cfg(windows)]
+    pub(super) fn names(&self, _service: &str) -> Result<Option<Vec<String>>, Failure> {
+        Ok(None)
     }
 
     fn entry(&self, service: &str, name: &str) -> Result<Entry, Failure> {

@@ -36,4 +36,8 @@ impl Session {
     pub(super) fn delete(&self, _service: &str, _name: &str) -> Result<bool, Failure> {
         match self.0 {}
     }
+
+    pub(super) fn names(&self, _service: &str) -> Result<Option<Vec<String>>, Failure> {
+        match self.0 {}
+    }
 }

@@ -77,6 +77,25 @@ impl Session {
         result.map_err(|error| failure(&error, start))
     }
 
+    /// The names of all items of a service, in any collection.
+    pub(super) fn names(&self, service: &str) -> Result<Option<Vec<String>>, Failure> {
+        let start = Instant::now();
+        let names = || {
+            let found = self.0.search_items(HashMap::from([("service", service)]))?;
+            if !found.locked.is_empty() {
+                return Err(Error::Locked);
+            }
+            // A locked or missing collection hides its items.
+            self.default_is_open()?;
+            let mut names = Vec::new();
+            for item in found.unlocked {
+                names.extend(item.get_attributes()?.remove("username"));
+            }
+            Ok(Some(names))
+        };
+        names().map_err(|error| failure(&error, start))
+    }
+
     fn find(&self, service: &str, name: &str) -> Result<Option<Item<'_>>, Failure> {
         let start = Instant::now();
         let found = self.0.search_items(attributes(service, name)).map_err(|error| failure(&error, start))?;

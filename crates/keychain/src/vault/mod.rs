@@ -34,6 +34,7 @@
 
 mod clients;
 mod error;
+mod listed;
 mod record;
 mod rotate;
 
@@ -278,7 +279,7 @@ mod tests {
         vault.create(&name("a.b"), now()).unwrap();
         vault.issue(&name("a"), &name("x"), now(), &mut Nobody).unwrap();
         vault.remove(&name("a")).unwrap();
-        assert_eq!(vault.store().entries(), [Entry::shared_key(&name("a.b")), Entry::key_set(&name("a.b"))]);
+        assert_eq!(vault.store().names(), [Entry::shared_key(&name("a.b")), Entry::key_set(&name("a.b"))]);
     }
 
     #[test]

@@ -230,9 +230,9 @@ fn create() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{context}: {error}"),
             }
             assert_eq!(world.loaded_ids().len(), 1, "{context}");
-            assert_eq!(world.store.entries().len(), 2, "{context}");
+            assert_eq!(world.store.names().len(), 2, "{context}");
             world.vault().remove(&world.name).unwrap();
-            assert!(world.store.entries().is_empty(), "{context}");
+            assert!(world.store.names().is_empty(), "{context}");
             if !store.broke() {
                 break;
             }
@@ -265,7 +265,7 @@ fn remove() {
 
             let (Used { world, .. }, broke) = broken_off();
             world.vault().remove(&world.name).unwrap();
-            assert!(world.store.entries().is_empty(), "{context}: {:?}", world.store.entries());
+            assert!(world.store.names().is_empty(), "{context}: {:?}", world.store.names());
 
             // Recreated instead: nothing of the earlier life opens the new door.
             let (Used { world, current, .. }, _) = broken_off();
@@ -273,7 +273,7 @@ fn remove() {
                 Ok(set) => {
                     assert_eq!(set.len(), 1, "{context}");
                     assert_eq!(world.loaded_ids().len(), 1, "{context}: an old key came back");
-                    assert_eq!(world.store.entries().len(), 2, "{context}");
+                    assert_eq!(world.store.names().len(), 2, "{context}");
                     assert!(set.check(&current, world.now()).is_none(), "{context}");
                 }
                 Err(error) => {

@@ -316,6 +316,11 @@ fn obey(store: &OsStore, service: &str, order: &str) -> Result<String, Box<dyn s
             "done".to_owned()
         }
         ["delete", name] => store.delete(&Entry::secret(name)?)?.to_string(),
+        ["entries"] => {
+            let entries = store.entries()?.expect("this keychain can be searched");
+            let names: Vec<&str> = entries.iter().map(Entry::as_str).collect();
+            if names.is_empty() { "none".to_owned() } else { names.join(" ") }
+        }
         ["probe"] => {
             let probe = store.probe();
             format!("{} {:?}", probe.state.as_str(), probe.state)
@@ -336,6 +341,11 @@ fn obey(store: &OsStore, service: &str, order: &str) -> Result<String, Box<dyn s
             let store = FileStore::new(path, KeptKey::new(OsStore::new(OsOptions::new(service))));
             store.set(&Entry::secret(name)?, &Secret::from_text("kept"))?;
             String::from_utf8(store.get(&Entry::secret(name)?)?.unwrap().expose().to_vec())?
+        }
+        ["file-names", path] => {
+            let store = FileStore::new(path, KeptKey::new(OsStore::new(OsOptions::new(service))));
+            let names = store.entries()?.unwrap();
+            names.iter().filter_map(Entry::secret_name).collect::<Vec<_>>().join(" ")
         }
         ["master", service] => {
             OsStore::new(OsOptions::new(service)).get(&Entry::master_key())?.is_some().to_string()

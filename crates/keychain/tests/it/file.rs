@@ -56,6 +56,7 @@ impl Home {
             store.get_many(&[entry(0)]).map(drop).err(),
             store.set(&entry(9), &Secret::from_text("new")).err(),
             store.delete(&entry(0)).map(drop).err(),
+            store.entries().map(drop).err(),
         ];
         for error in errors {
             let error = error.unwrap_or_else(|| panic!("{context}: accepted"));
@@ -84,12 +85,14 @@ fn keeps_what_it_is_given_over_many_openings() {
     let values = home.open().get_many(&[entry(2), entry(1), entry(0)]).unwrap();
     let values: Vec<_> = values.iter().map(|value| value.as_ref().map(Secret::expose)).collect();
     assert_eq!(values, [Some(&[0, 255, 10][..]), None, Some(b"value 0")]);
+    assert_eq!(home.open().entries().unwrap().unwrap(), [entry(0), entry(2)]);
 }
 
 #[test]
 fn an_empty_home_is_an_empty_store_and_reading_makes_nothing() {
     let home = Home::new();
     assert!(home.open().get(&entry(0)).unwrap().is_none());
+    assert_eq!(home.open().entries().unwrap(), Some(Vec::new()));
     assert!(!home.open().delete(&entry(0)).unwrap());
     assert!(!home.store().exists() && !home.master().exists());
 }
@@ -163,6 +166,33 @@ fn a_newer_version_is_named_even_without_the_key() {
     let newer =
         |error: &StoreError| matches!(error, StoreError::Contents { fault: Fault::NewerVersion(2), .. });
     home.all_refuse(newer, "version 2");
+}
+
+#[test]
+fn an_older_version_than_the_first_is_damage() {
+    let home = Home::filled();
+    let mut bytes = fs::read(home.store()).unwrap();
+    bytes[9] = 0;
+    rewrite(&home.store(), &bytes);
+    let damaged = |error: &StoreError| matches!(error, StoreError::Contents { fault: Fault::Damaged, .. });
+    home.all_refuse(damaged, "version 0");
+}
+
+#[test]
+fn two_homes_side_by_side_open_nothing_of_each_other() {
+    let (one, two) = (Home::filled(), Home::filled());
+    let before = one.files();
+    assert!(two.open().delete(&entry(0)).unwrap());
+    two.open().set(&entry(1), &Secret::from_text("other")).unwrap();
+    assert!(one.files() == before, "the other home was touched");
+    assert_eq!(one.open().get(&entry(1)).unwrap().unwrap().expose(), b"value 1");
+
+    // Not even when one's file lies in the other's place.
+    fs::copy(two.store(), one.store()).unwrap();
+    let other = |error: &StoreError| {
+        matches!(error, StoreError::Contents { fault: Fault::WrongMasterKey { .. }, .. })
+    };
+    one.all_refuse(other, "the other's file");
 }
 
 #[test]

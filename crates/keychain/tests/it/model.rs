@@ -121,7 +121,7 @@ proptest! {
 
         world.stop_supervisor();
         world.vault().remove(&world.name).unwrap();
-        prop_assert!(world.store.entries().is_empty());
+        prop_assert!(world.store.names().is_empty());
         prop_assert!(world.vault().recover(&world.name, world.now(), &mut Nobody).is_err());
     }
 }

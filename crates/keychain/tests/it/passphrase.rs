@@ -100,6 +100,39 @@ fn every_flipped_bit_of_the_header_is_refused_and_left_alone() {
 }
 
 #[test]
+fn every_cut_is_refused_and_left_alone() {
+    let (_dir, path) = filled();
+    let whole = fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        let store = open(&path, "correct horse");
+        for error in [
+            store.get(&entry()).map(drop).unwrap_err(),
+            store.set(&entry(), &Secret::from_text("x")).unwrap_err(),
+            store.make().unwrap_err(),
+        ] {
+            assert_eq!(fault(error), Fault::Truncated, "cut to {length}");
+        }
+        assert!(fs::read(&path).unwrap() == whole[..length], "cut to {length}: the file was changed");
+    }
+}
+
+#[test]
+fn eight_first_writers_agree_on_one_key_and_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secrets.enc");
+    let entry = |n: usize| Entry::secret(&n.to_string()).unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let store = open(&path, "correct horse");
+            scope.spawn(move || store.set(&entry(n), &Secret::from_text("kept")).unwrap());
+        }
+    });
+    let kept = open(&path, "correct horse").entries().unwrap().unwrap();
+    assert_eq!(kept, (0..8).map(entry).collect::<Vec<_>>());
+}
+
+#[test]
 fn other_versions_are_named_before_the_passphrase_is_tried() {
     let (_dir, path) = filled();
     for (version, expected) in [(0_u16, Fault::Damaged), (2, Fault::NewerVersion(2))] {

@@ -88,6 +88,49 @@ fn the_file_finds_its_master_key_there_and_two_homes_never_meet() {
 }
 
 #[test]
+fn the_entries_of_a_home_are_told_and_those_of_nobody_else() {
+    if !present() {
+        return;
+    }
+    let desktop = Desktop::unlocked();
+    let (mut one, mut two) = (desktop.driver("thv"), desktop.driver("thv:1234"));
+    assert_eq!(one.ask("entries"), "none");
+    one.ask("vault");
+    assert_eq!(one.ask("set b 1"), "done");
+    assert_eq!(one.ask("set a 1"), "done");
+    assert_eq!(two.ask("set a 2"), "done");
+    // Another program's item under our service, one that is no entry at all, and a second of one name.
+    for attributes in
+        [&["username", "toolhive"][..], &["extra", "1"], &["username", "secret:a", "extra", "1"]]
+    {
+        desktop.secret_tool(&[&["store", "--label", "x", "service", "thv"], attributes].concat(), "hunter2");
+    }
+    let ours = "secret:a secret:b workload:time:shared-key workload:time:shared-key:set";
+    assert_eq!(one.ask("entries"), ours);
+    assert_eq!(two.ask("entries"), "secret:a");
+}
+
+#[test]
+fn eight_processes_that_begin_a_file_at_once_agree_on_one_master_key() {
+    if !present() {
+        return;
+    }
+    let desktop = Desktop::unlocked();
+    let path = desktop.file("secrets.enc");
+    let mut drivers: Vec<_> = (0..8).map(|_| desktop.driver("thv")).collect();
+    for (n, driver) in drivers.iter_mut().enumerate() {
+        driver.tell(&format!("file {} {n}", path.display()));
+    }
+    for driver in &mut drivers {
+        assert_eq!(driver.answer().0, "kept");
+    }
+    assert_eq!(drivers[0].ask(&format!("file-names {}", path.display())), "0 1 2 3 4 5 6 7");
+    let attributes = ["service", "thv", "username", "master-key"];
+    let found = desktop.secret_tool(&[&["search", "--all"], &attributes[..]].concat(), "");
+    assert_eq!(found.matches("secret = ").count(), 1, "one master key");
+}
+
+#[test]
 fn a_locked_keychain_says_so_and_loses_nothing() {
     if !present() {
         return;
@@ -103,6 +146,7 @@ fn a_locked_keychain_says_so_and_loses_nothing() {
         // Nothing may be taken for absent either.
         refuses(&mut driver, "get b", "locked");
         refuses(&mut driver, "delete b", "locked");
+        refuses(&mut driver, "entries", "locked");
     }
     desktop.kill();
     desktop.start(Start::Unlocked);
@@ -119,6 +163,7 @@ fn a_keychain_without_a_collection_is_not_an_empty_one() {
     let mut driver = desktop.driver("thv");
     probes(&mut driver, "no-collection");
     all_refuse(&mut driver, "no-collection");
+    refuses(&mut driver, "entries", "no-collection");
 }
 
 #[test]
@@ -184,6 +229,7 @@ fn a_daemon_that_is_stopped_costs_the_bound_and_no_more() {
     assert_eq!(driver.ask("set a 1"), "done");
     desktop.signal("-STOP");
     all_refuse(&mut driver, "timed-out");
+    refuses(&mut driver, "entries", "timed-out");
     probes(&mut driver, "timed-out");
     // A process that never reached it.
     let mut fresh = desktop.driver("thv");
@@ -212,6 +258,7 @@ fn no_bus_is_unavailable_at_once() {
     for address in [Some(nowhere.as_str()), Some("nonsense"), None] {
         let mut driver = Driver::start(address, "thv");
         all_refuse(&mut driver, "unavailable");
+        refuses(&mut driver, "entries", "unavailable");
         probes(&mut driver, "unavailable");
     }
 }

@@ -111,7 +111,7 @@ impl World {
         assert!(self.enforces(&current), "E1 holds a key that the supervisor refuses");
         assert!(self.loaded_ids().contains(&current.id()), "E1 is not in the live set");
         let prefix = format!("workload:{}:client:", self.name.lower());
-        let stored = self.store.entries().into_iter().filter(|entry| entry.as_str().starts_with(&prefix));
+        let stored = self.store.names().into_iter().filter(|entry| entry.as_str().starts_with(&prefix));
         let listed = vault.clients(&self.name).unwrap();
         for entry in stored {
             let key = SharedKey::parse(self.store.get(&entry).unwrap().unwrap().expose()).unwrap();

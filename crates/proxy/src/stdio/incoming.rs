@@ -52,6 +52,11 @@ pub(super) fn version(headers: &HeaderMap) -> Version<'_> {
     }
 }
 
+/// Whether the header names a revision without sessions.
+pub(super) fn names_modern(headers: &HeaderMap) -> bool {
+    matches!(version(headers), Version::Known(revision) if revision.is_modern())
+}
+
 /// Whether the client takes this media type (RFC 9110, section 12.5.1). Without the field it takes all.
 pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let mut values = headers.get_all(ACCEPT).iter().peekable();

@@ -1,13 +1,12 @@
 //! What a client may say when.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use thv_wire::code::INVALID_REQUEST;
 use thv_wire::era::Revision;
 use thv_wire::lines;
-use thv_wire::message::{Id, Incoming, Kind, Peek, PeekError, peek};
+use thv_wire::message::{Id, Incoming, Kind, Peek, PeekError};
 
-use super::incoming::{Version, version};
 use super::refusal::Refusal;
 use super::session::{Ask, Session};
 
@@ -25,32 +24,32 @@ pub(super) struct Messages {
 }
 
 /// Checks the first message of a session, which must be `initialize`.
-pub(super) fn first_message(headers: &HeaderMap, body: &Bytes) -> Result<(Bytes, Ask), Refusal> {
-    let message = match peek(body).map_err(|error| not_a_message(&error))? {
-        Incoming::One(message) => message,
-        Incoming::Batch(_) => return Err(needs_session()),
-    };
-    let ask = ask(&message);
+pub(super) fn first_message(body: &Bytes, seen: &Incoming<'_>) -> Result<(Bytes, Ask), Refusal> {
+    let Incoming::One(message) = seen else { return Err(needs_session()) };
+    let ask = ask(message);
     if matches!(ask, Ask::Request { initialize: true, .. }) {
         return Ok((lines::to_line(body.clone()), ask));
     }
-    let probe = matches!(version(headers), Version::Known(revision) if revision.is_modern())
-        || message.is("server/discover");
-    if probe {
-        // Not 404, and none of the newer revision's codes: its clients would not fall back.
-        let newest = Revision::LATEST_LEGACY;
-        let text = format!("this server speaks MCP up to {newest}: begin with `initialize`");
-        return Err(Refusal::about(StatusCode::BAD_REQUEST, message.id.as_ref(), INVALID_REQUEST, &text));
+    if message.is("server/discover") {
+        return Err(legacy_only(message.id.as_ref()));
     }
     Err(Refusal::about(StatusCode::BAD_REQUEST, message.id.as_ref(), INVALID_REQUEST, NEEDS_SESSION))
 }
 
+/// The refusal of a modern request where the older era alone is to be had. Not 404, and none of the newer revision's
+/// codes: its clients would not fall back.
+pub(super) fn legacy_only(id: Option<&Id>) -> Refusal {
+    let newest = Revision::LATEST_LEGACY;
+    let text = format!("this server speaks MCP up to {newest}: begin with `initialize`");
+    Refusal::about(StatusCode::BAD_REQUEST, id, INVALID_REQUEST, &text)
+}
+
 /// Checks the messages of a session that has begun.
-pub(super) fn messages(session: &Session, body: &Bytes) -> Result<Messages, Refusal> {
+pub(super) fn messages(session: &Session, body: &Bytes, seen: &Incoming<'_>) -> Result<Messages, Refusal> {
     let bad = |id: Option<&Id>, text| Err(Refusal::about(StatusCode::BAD_REQUEST, id, INVALID_REQUEST, text));
-    match peek(body).map_err(|error| not_a_message(&error))? {
+    match seen {
         Incoming::One(message) => {
-            let ask = ask(&message);
+            let ask = ask(message);
             if matches!(ask, Ask::Request { initialize: true, .. }) {
                 let text = "the session has begun already: leave its id out to begin another";
                 return bad(message.id.as_ref(), text);
@@ -67,7 +66,7 @@ pub(super) fn messages(session: &Session, body: &Bytes) -> Result<Messages, Refu
                 return bad(None, "`initialize` cannot be part of a batch");
             }
             let mut line = BytesMut::with_capacity(body.len());
-            for (part, _) in &parts {
+            for (part, _) in parts {
                 if !line.is_empty() {
                     line.put_u8(b'\n');
                 }
@@ -89,6 +88,6 @@ fn ask(message: &Peek<'_>) -> Ask {
     }
 }
 
-fn not_a_message(error: &PeekError) -> Refusal {
+pub(super) fn not_a_message(error: &PeekError) -> Refusal {
     Refusal::about(StatusCode::BAD_REQUEST, None, error.code(), &error.to_string())
 }

@@ -36,18 +36,26 @@
 //! **Bad servers.** What is no message is skipped. An answer over the limit becomes an error for whoever waits
 //! for it. When a server exits, or never answers `initialize`, all that wait get an error.
 
+mod callers;
+mod events;
 mod held;
 mod host;
 mod incoming;
+mod link;
 mod messages;
+mod modern;
 mod outlet;
 mod pump;
 mod queue;
 mod refusal;
+mod registry;
+mod replay;
+mod respond;
 mod room;
 mod run;
 mod session;
 mod spawn;
+mod streams;
 
 use std::time::{Duration, SystemTime};
 

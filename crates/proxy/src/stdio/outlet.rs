@@ -1,107 +1,96 @@
-//! The client's end of a stream: a POST that waits, or an event stream that runs.
+//! The client's end of a session's stream: a POST that waits, or an event stream that runs.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
-use pin_project_lite::pin_project;
 use thv_wire::sse;
-use tokio::time::{Instant, Sleep, sleep};
 
-use super::queue::{Item, Queue};
+use super::events::Source;
+use super::queue::{Item, What};
+use super::replay::EventId;
 use super::session::Session;
-use crate::body::BoxError;
+use super::streams::Stream;
 
-/// Messages that are ready are written together, up to about so many bytes.
-const FRAME: usize = 64 * 1024;
+/// How long a client is asked to wait before it takes up a stream again.
+const RETRY: Duration = Duration::from_secs(1);
 
-/// Reads a queue. When it is dropped, what it has not read goes back to the session.
+/// Reads a stream. When it is dropped, what it has not read goes back to the session.
 #[derive(Debug)]
 pub(super) struct Outlet {
     session: Arc<Session>,
-    queue: Arc<Queue>,
-    /// Was read, but not written.
-    ahead: Option<Item>,
+    stream: Arc<Stream>,
+    turn: u64,
+    /// What was sent on an earlier connection and did not arrive.
+    backlog: VecDeque<(EventId, Bytes)>,
+    /// A priming event is still to be sent.
+    primes: bool,
 }
 
 impl Outlet {
-    pub(super) fn new(session: Arc<Session>, queue: Arc<Queue>) -> Self {
-        Self { session, queue, ahead: None }
+    pub(super) fn new(session: Arc<Session>, stream: Arc<Stream>, turn: u64) -> Self {
+        Self { session, stream, turn, backlog: VecDeque::new(), primes: true }
     }
 
-    pub(super) async fn next(&self) -> Option<Item> {
-        poll_fn(|cx| self.queue.poll_next(cx)).await
+    /// Takes up a stream where an earlier connection has left it.
+    pub(super) fn resumed(mut self, backlog: VecDeque<(EventId, Bytes)>) -> Self {
+        self.backlog = backlog;
+        // A priming event has a later id than the backlog: whoever broke off after it would lose the backlog.
+        self.primes = false;
+        self
     }
 
-    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        match self.ahead.take() {
-            Some(item) => Poll::Ready(Some(item)),
-            None => self.queue.poll_next(cx),
+    /// Waits for the next message and tells what it is; `None` if there will be none.
+    pub(super) async fn what(&self) -> Option<What> {
+        poll_fn(|cx| self.stream.queue.poll_what(self.turn, cx)).await
+    }
+
+    /// Takes the next message as the only one there is, without an event's id.
+    pub(super) fn take(&self) -> Option<Item> {
+        self.stream.queue.take(self.turn)
+    }
+
+    /// Nothing was said, and nothing will be: there is nothing to come back for.
+    pub(super) fn without_priming(mut self) -> Self {
+        self.primes = false;
+        self
+    }
+
+    pub(super) fn keep_alive(&self) -> Duration {
+        self.session.link.options.keep_alive
+    }
+}
+
+impl Source for Outlet {
+    fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<bool> {
+        if std::mem::take(&mut self.primes)
+            && let Some(id) = self.session.prime(&self.stream)
+        {
+            sse::encode_prime(out, &id.to_string(), RETRY);
+            return Poll::Ready(true);
         }
+        let (id, text) = match self.backlog.pop_front() {
+            Some(event) => event,
+            None => {
+                if ready!(self.stream.queue.poll_what(self.turn, cx)).is_none() {
+                    return Poll::Ready(false);
+                }
+                let Some(event) = self.session.next_event(&self.stream, self.turn) else {
+                    return Poll::Ready(false);
+                };
+                event
+            }
+        };
+        sse::encode(out, None, Some(&id.to_string()), &text);
+        Poll::Ready(true)
     }
 }
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        self.session.close_outlet(&self.queue, self.ahead.take());
-    }
-}
-
-pin_project! {
-    /// An event stream. Comments keep it alive while there is nothing to say, and let a dead peer be noticed.
-    pub(super) struct Events {
-        outlet: Outlet,
-        every: Duration,
-        #[pin]
-        quiet: Sleep,
-        done: bool,
-    }
-}
-
-impl Events {
-    /// A stream of `first`, if there is one, and of all that comes after it.
-    pub(super) fn new(first: Option<Item>, mut outlet: Outlet) -> Self {
-        let every = outlet.session.options.keep_alive;
-        outlet.ahead = first;
-        Self { outlet, every, quiet: sleep(every), done: false }
-    }
-}
-
-impl Body for Events {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut this = self.project();
-        let mut out = Vec::new();
-        while !*this.done && out.len() < FRAME {
-            match this.outlet.poll_item(cx) {
-                Poll::Ready(Some(item)) => sse::encode(&mut out, None, None, &item.text),
-                Poll::Ready(None) => *this.done = true,
-                Poll::Pending => break,
-            }
-        }
-        if out.is_empty() && !*this.done {
-            if this.quiet.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            out.extend_from_slice(sse::KEEP_ALIVE);
-        }
-        if out.is_empty() {
-            return Poll::Ready(None);
-        }
-        this.quiet.as_mut().reset(Instant::now() + *this.every);
-        Poll::Ready(Some(Ok(Frame::data(out.into()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.done
+        self.session.close_outlet(&self.stream, self.turn);
     }
 }

@@ -1,7 +1,8 @@
 //! The messages that wait for one response stream.
 //!
-//! A queue has one reader, the stream, and is bounded by bytes and by count: a writer waits for room, so that
-//! a client that does not read stops its own server and nothing else.
+//! A queue has one reader at a time, the stream, and is bounded by bytes and by count: a writer waits for room, so
+//! that a client that does not read stops its own server and nothing else. A reader that goes may be followed by
+//! another, and one that is still there may be replaced: then it sees the end.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,10 @@ struct Inner {
     awaited: usize,
     /// No more comes in. The reader takes what is left.
     finished: bool,
+    /// Nothing comes in for now: there is no reader, or a younger stream takes what it would.
+    shut: bool,
+    /// How many readers there were before.
+    turn: u64,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -59,7 +64,7 @@ impl Queue {
 
     /// Whether a message that is put in could still be read.
     pub(super) fn is_live(&self) -> bool {
-        !self.lock().finished
+        self.lock().takes()
     }
 
     /// Puts the message in as soon as there is room. It stays in the slot if nobody will read it, or if the
@@ -67,12 +72,12 @@ impl Queue {
     pub(super) async fn push(&self, slot: &mut Option<Item>) {
         std::future::poll_fn(|cx| {
             let mut inner = self.lock();
-            if !inner.finished
+            if inner.takes()
                 && let Some(item) = slot.take_if(|item| !inner.is_full(item))
             {
                 inner.put(item);
             }
-            if inner.finished || slot.is_none() {
+            if !inner.takes() || slot.is_none() {
                 return Poll::Ready(());
             }
             inner.writer = Some(cx.waker().clone());
@@ -84,7 +89,7 @@ impl Queue {
     /// Puts a message in although there may be no room. It is given back if nobody will read it.
     pub(super) fn put(&self, item: Item) -> Result<(), Item> {
         let mut inner = self.lock();
-        if inner.finished {
+        if !inner.takes() {
             return Err(item);
         }
         inner.put(item);
@@ -105,15 +110,14 @@ impl Queue {
         self.lock().finish();
     }
 
-    /// The next message; `None` after the last.
-    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+    /// What the next message is to the reader whose turn it is; `None` after the last, or if it is another's turn.
+    pub(super) fn poll_what(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<What>> {
         let mut inner = self.lock();
-        if let Some(item) = inner.items.pop_front() {
-            inner.bytes -= item.text.len();
-            if let Some(writer) = inner.writer.take() {
-                writer.wake();
-            }
-            return Poll::Ready(Some(item));
+        if inner.turn != turn {
+            return Poll::Ready(None);
+        }
+        if let Some(item) = inner.items.front() {
+            return Poll::Ready(Some(item.what));
         }
         if inner.finished {
             return Poll::Ready(None);
@@ -124,16 +128,60 @@ impl Queue {
         Poll::Pending
     }
 
-    /// The reader goes. What it has not read is returned.
-    pub(super) fn abandon(&self) -> VecDeque<Item> {
+    /// Takes the next message, if it is this reader's turn and there is one.
+    pub(super) fn take(&self, turn: u64) -> Option<Item> {
         let mut inner = self.lock();
-        inner.finish();
-        inner.bytes = 0;
-        std::mem::take(&mut inner.items)
+        let item = if inner.turn == turn { inner.items.pop_front() } else { None }?;
+        inner.bytes -= item.text.len();
+        if let Some(writer) = inner.writer.take() {
+            writer.wake();
+        }
+        Some(item)
+    }
+
+    /// A reader goes whose turn it is. What it has not read is returned, and nothing comes in until there is
+    /// another. `None` if it was not its turn any more.
+    pub(super) fn leave(&self, turn: u64) -> Option<VecDeque<Item>> {
+        let mut inner = self.lock();
+        (inner.turn == turn).then(|| inner.shut())
+    }
+
+    /// Lets nothing in for now, although there is a reader. What it has not read is returned.
+    pub(super) fn shut(&self) -> VecDeque<Item> {
+        self.lock().shut()
+    }
+
+    /// Lets messages in again.
+    pub(super) fn open(&self) {
+        self.lock().shut = false;
+    }
+
+    /// Gives a new reader its turn.
+    pub(super) fn next_turn(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.turn += 1;
+        inner.shut = false;
+        if let Some(reader) = inner.reader.take() {
+            reader.wake();
+        }
+        inner.turn
     }
 }
 
 impl Inner {
+    fn takes(&self) -> bool {
+        !self.finished && !self.shut
+    }
+
+    fn shut(&mut self) -> VecDeque<Item> {
+        self.shut = true;
+        self.bytes = 0;
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+        std::mem::take(&mut self.items)
+    }
+
     fn is_full(&self, next: &Item) -> bool {
         let bytes = self.bytes + next.text.len();
         !self.items.is_empty() && (bytes > MAX_BYTES || self.items.len() >= MAX_ITEMS)
@@ -167,7 +215,8 @@ mod tests {
     }
 
     async fn next(queue: &Queue) -> Option<Bytes> {
-        poll_fn(|cx| queue.poll_next(cx)).await.map(|item| item.text)
+        poll_fn(|cx| queue.poll_what(0, cx)).await?;
+        queue.take(0).map(|item| item.text)
     }
 
     #[tokio::test]
@@ -217,7 +266,7 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        assert_eq!(queue.abandon().len(), MAX_ITEMS);
+        assert_eq!(queue.leave(0).unwrap().len(), MAX_ITEMS);
         assert_eq!(writer.await.unwrap().unwrap().text, "waiting");
         assert!(!queue.is_live());
     }
@@ -234,5 +283,39 @@ mod tests {
         tokio::task::yield_now().await;
         queue.settle();
         assert_eq!(reader.await.unwrap(), (Some(Bytes::from_static(b"a")), None));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_replaced_sees_the_end_and_takes_nothing() {
+        let queue = Arc::new(Queue::new(0));
+        let old = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move { next(&queue).await }
+        });
+        tokio::task::yield_now().await;
+        let turn = queue.next_turn();
+        assert_eq!(old.await.unwrap(), None);
+        queue.put(item("a")).unwrap();
+        assert!(queue.take(0).is_none());
+        assert!(queue.leave(0).is_none());
+        assert_eq!(queue.take(turn).unwrap().text, "a");
+    }
+
+    #[tokio::test]
+    async fn while_it_is_shut_nothing_comes_in_and_its_reader_waits() {
+        let queue = Queue::new(0);
+        queue.put(item("a")).unwrap();
+        assert_eq!(queue.shut().len(), 1);
+        assert!(!queue.is_live() && queue.put(item("b")).is_err());
+        assert!(poll_fn(|cx| Poll::Ready(queue.poll_what(0, cx))).await.is_pending());
+        queue.open();
+        queue.put(item("c")).unwrap();
+        assert_eq!(next(&queue).await.unwrap(), "c");
+        queue.leave(0).unwrap();
+        assert!(!queue.is_live());
+        let turn = queue.next_turn();
+        assert!(queue.is_live());
+        queue.put(item("d")).unwrap();
+        assert_eq!(queue.take(turn).unwrap().text, "d");
     }
 }

@@ -1,19 +1,25 @@
 //! Responses that the host gives by itself.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::ALLOW;
 use http::{HeaderValue, Response, StatusCode};
 use thv_wire::code::{INVALID_REQUEST, Reason};
 use thv_wire::message::{Id, error_response};
 
-use super::session::reply;
+use super::link::reply;
+use super::respond::json;
 use crate::body::ResponseBody;
+
+/// The methods of the endpoint.
+const ALL: &str = "GET, POST, DELETE";
 
 /// Why a request is refused, in HTTP's terms and in JSON-RPC's.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
     body: Bytes,
+    /// The methods that are known, for a status that tells them.
+    allow: &'static str,
 }
 
 impl Refusal {
@@ -24,12 +30,22 @@ impl Refusal {
 
     /// The same, about a message whose id is known.
     pub(super) fn about(status: StatusCode, id: Option<&Id>, code: i64, text: &str) -> Self {
-        Self { status, body: error_response(id, code, text, None).into() }
+        Self { status, body: error_response(id, code, text, None).into(), allow: ALL }
     }
 
     /// A request that is in order, but cannot be served.
     pub(super) fn because(status: StatusCode, id: Option<&Id>, reason: Reason, text: &str) -> Self {
-        Self { status, body: reply(id, reason, text) }
+        Self { status, body: reply(id, reason, text), allow: ALL }
+    }
+
+    /// An answer of ours in the server's stead. As in a session, it is a response like any other.
+    pub(super) fn told(body: Bytes) -> Self {
+        Self { status: StatusCode::OK, body, allow: ALL }
+    }
+
+    /// A refusal where other methods are known than those of the older era.
+    pub(super) fn allowing(self, allow: &'static str) -> Self {
+        Self { allow, ..self }
     }
 
     /// The session is unknown, has ended, or belongs to somebody else: all the same to whoever asks.
@@ -43,15 +59,8 @@ impl From<Refusal> for Response<ResponseBody> {
         let mut response = json(refusal.body);
         *response.status_mut() = refusal.status;
         if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(refusal.allow));
         }
         response
     }
-}
-
-/// A response of one JSON text.
-pub(super) fn json(body: Bytes) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }

@@ -4,13 +4,18 @@
 //! down instead of filling the memory. The room is given back when the last copy of the bytes is gone,
 //! wherever that is. Small messages are bounded by the length of the queues alone.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::Owner;
+
 /// A message up to this size needs no room.
 pub(super) const SMALL: usize = 64 * 1024;
+/// A budget is enough for so many of the biggest messages.
+pub(super) const BIG_MESSAGES: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Room(Arc<Semaphore>);
@@ -45,6 +50,30 @@ impl Room {
     /// Wakes all who wait. Nobody gets room any more.
     pub(super) fn close(&self) {
         self.0.close();
+    }
+}
+
+/// A budget for each owner's bodies that belong to no session: one owner cannot hold up another.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    bytes: usize,
+    rooms: Mutex<HashMap<Owner, Arc<Room>>>,
+}
+
+impl Rooms {
+    /// Budgets for a few of the biggest messages each.
+    pub(super) fn new(max_message_bytes: usize) -> Self {
+        Self { bytes: BIG_MESSAGES.saturating_mul(max_message_bytes), rooms: Mutex::default() }
+    }
+
+    pub(super) fn of(&self, owner: &Owner) -> Arc<Room> {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        if !rooms.contains_key(owner) {
+            // Owners come and go. A budget of which nothing is taken is as good as a new one.
+            rooms.retain(|_, room| Arc::strong_count(room) > 1 || room.0.available_permits() < self.bytes);
+        }
+        let room = rooms.entry(owner.clone()).or_insert_with(|| Arc::new(Room::new(self.bytes)));
+        Arc::clone(room)
     }
 }
 
@@ -85,5 +114,19 @@ mod tests {
         assert!(room.take(SMALL).await.unwrap().is_none());
         room.close();
         assert!(room.take(SMALL + 1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn owners_have_budgets_of_their_own() {
+        let rooms = Rooms::new(SMALL + 1);
+        let (alice, bob) = (Owner(Some("alice".into())), Owner(Some("bob".into())));
+        let held = rooms.of(&alice).take(BIG_MESSAGES * (SMALL + 1)).await.unwrap();
+        assert_eq!(rooms.of(&bob).0.available_permits(), BIG_MESSAGES * (SMALL + 1));
+        // What is taken stays taken, though nobody holds the budget itself.
+        rooms.of(&Owner(None));
+        assert_eq!(rooms.of(&alice).0.available_permits(), 0);
+        drop(held);
+        rooms.of(&Owner(Some("carol".into())));
+        assert_eq!(rooms.rooms.lock().unwrap().len(), 1);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use thv_proxy::Owner;
 use thv_proxy::body::ResponseBody;
 use thv_proxy::stdio::{Child, Options, OptionsError, Spawn, StdioHost, Stop};
-use thv_wire::sse::EventDecoder;
+use thv_wire::sse::{Event, EventDecoder};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
@@ -236,22 +236,36 @@ pub(crate) async fn json_body(response: Response<ResponseBody>) -> Value {
 pub(crate) struct Stream {
     body: ResponseBody,
     decoder: EventDecoder,
+    /// The id of the last event.
+    pub(crate) last: Option<String>,
 }
 
 impl Stream {
     pub(crate) fn new(response: Response<ResponseBody>) -> Self {
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: response.into_body(), decoder: EventDecoder::new(32 * 1024 * 1024) }
+        Self { body: response.into_body(), decoder: EventDecoder::new(32 * 1024 * 1024), last: None }
     }
 
-    /// The next message; `None` when the stream has ended.
-    pub(crate) async fn next(&mut self) -> Option<Value> {
+    /// The next event; `None` when the stream has ended.
+    pub(crate) async fn event(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.decoder.next_event() {
-                return Some(serde_json::from_slice(&event.unwrap().data.unwrap()).unwrap());
+                let event = event.unwrap();
+                self.last = event.id.clone().or(self.last.take());
+                return Some(event);
             }
             let frame = self.body.frame().await?.unwrap();
             self.decoder.push(&frame.into_data().unwrap());
+        }
+    }
+
+    /// The next message; `None` when the stream has ended. Priming events are passed over.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            let data = self.event().await?.data.unwrap();
+            if !data.is_empty() {
+                return Some(serde_json::from_slice(&data).unwrap());
+            }
         }
     }
 

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use thv_workload::config::{RunConfig, Transport};
 use thv_workload::registry::{self, Workload};
 use thv_workload::status::State;
 
 use super::damaged;
-use crate::args::{Format, List};
+use crate::args::{List, ListFormat};
+use crate::commands::mcpservers;
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::say;
@@ -67,12 +69,13 @@ pub fn list(environment: &Environment, args: &List) -> Outcome {
         }
     }
     match args.format {
-        Format::Json => say::data(&json(&found)?),
-        Format::Text if found.is_empty() => say::talk(match names.is_empty() {
+        ListFormat::Json => say::data(&json(&found)?),
+        ListFormat::Mcpservers => say::data(&mcpservers::text(environment, &found)?),
+        ListFormat::Text if found.is_empty() => say::talk(match names.is_empty() {
             true => "there are no workloads yet; thv run starts one",
             false => "no workload runs; thv list --all shows the others",
         }),
-        Format::Text => say::data(&text(&found)),
+        ListFormat::Text => say::data(&text(&found)),
     }
     outcome
 }
@@ -102,7 +105,10 @@ fn row(workload: &Workload) -> Row<'_> {
         url: url(workload),
         port: status.port,
         transport_type: config.transport.as_str(),
-        proxy_mode: "streamable-http",
+        proxy_mode: match config.transport {
+            Transport::Sse => "sse",
+            Transport::Stdio | Transport::StreamableHttp => "streamable-http",
+        },
         package: config.package(),
         runtime: if config.remote_url.is_some() { "remote" } else { "process" },
         remote: config.remote_url.is_some(),
@@ -123,15 +129,16 @@ fn row(workload: &Workload) -> Row<'_> {
 
 /// Where clients find the workload.
 pub fn url(workload: &Workload) -> String {
-    endpoint(&workload.config.host, workload.status.port)
+    endpoint(&workload.config, workload.status.port)
 }
 
 /// The URL of an endpoint, with the brackets that an IPv6 address needs.
-pub fn endpoint(host: &str, port: u16) -> String {
+pub fn endpoint(config: &RunConfig, port: u16) -> String {
+    let (host, path) = (&config.host, config.transport.path());
     if host.contains(':') {
-        format!("http://[{host}]:{port}/mcp")
+        format!("http://[{host}]:{port}{path}")
     } else {
-        format!("http://{host}:{port}/mcp")
+        format!("http://{host}:{port}{path}")
     }
 }
 

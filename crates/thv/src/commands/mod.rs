@@ -3,11 +3,13 @@
 pub mod bridge;
 pub mod completions;
 pub mod doctor;
+mod endpoint;
 pub mod export;
 pub mod key;
 pub mod list;
 pub mod logs;
 pub mod mcp;
+mod mcpservers;
 pub mod rm;
 pub mod run;
 pub mod secret;
@@ -15,6 +17,7 @@ mod source;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod target;
 
 use std::time::Duration;
 

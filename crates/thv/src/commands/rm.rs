@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use thv_keychain::VaultError;
 use thv_keygen::Name;
 use thv_workload::creation::{self, CreationError};
 use thv_workload::home::Home;
@@ -37,6 +38,13 @@ pub fn rm(environment: &Environment, args: &Rm) -> Outcome {
         if !there {
             // Of all there are, one may have been removed by somebody else.
             return if args.all { Ok(()) } else { Err(not_found(home, name)) };
+        }
+        // A store that cannot be used must be known before the workload is ended: it would be half removed. One that
+        // holds nothing legible of this workload is no obstacle.
+        if registry::config(home, name).is_ok_and(|config| config.is_locked())
+            && let Err(error @ VaultError::Store(_)) = vault.vault().current(name)
+        {
+            return Err(keys::failed("cannot delete the keys", name, &error));
         }
         end(home, &lock, PATIENCE, false)?;
         let kept = registry::keep_damaged(home, &lock, SystemTime::now()).map_err(|error| {

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-use thv_workload::config::{RunConfig, SCHEMA_VERSION, SharedKeyAuth, Transport};
+use thv_keychain::VaultError;
+use thv_keygen::Name;
+use thv_workload::config::{HeaderForward, RunConfig, SCHEMA_VERSION, SharedKeyAuth, Transport};
 use thv_workload::creation::{Creation, CreationError};
 use thv_workload::server::may_pass;
 use thv_workload::status::timestamp;
 
+use super::endpoint;
 use super::lock;
 use super::source::{self, Source};
 use crate::args::Run;
@@ -39,12 +42,7 @@ pub fn run(environment: &Environment, args: &Run, debug: bool) -> Outcome {
     let vault = if config.is_locked() { KeyVault::to_fill(home)? } else { KeyVault::to_change(home)? };
     let lock = lock(home, name)?;
     let (runtime, interrupt) = supervise::runtime()?;
-    let creation = Creation::begin(home, lock, &vault, &config).map_err(|error| match error {
-        CreationError::Exists(_) => Failure::new(Exit::Exists, error.to_string())
-            .hint(format!("thv start {name} starts it again; thv rm {name} removes it")),
-        CreationError::Keys(error) => keys::failed("cannot make the key", name, &error),
-        error => Failure::new(Exit::Failed, format!("cannot create workload {name}")).because(&error),
-    })?;
+    let creation = Creation::begin(home, lock, &vault, &config).map_err(|error| created(name, error))?;
     let (keys, key_info) = vault.of(name, &config)?;
     let mut order = Order {
         home,
@@ -69,6 +67,16 @@ pub fn run(environment: &Environment, args: &Run, debug: bool) -> Outcome {
     Ok(())
 }
 
+/// A workload could not be made.
+pub fn created(name: &Name, error: CreationError<VaultError>) -> Failure {
+    match error {
+        CreationError::Exists(_) => Failure::new(Exit::Exists, error.to_string())
+            .hint(format!("thv start {name} starts it again; thv rm {name} removes it")),
+        CreationError::Keys(error) => keys::failed("cannot make the key", name, &error),
+        error => Failure::new(Exit::Failed, format!("cannot create workload {name}")).because(&error),
+    }
+}
+
 /// The run config that the arguments ask for.
 fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
     let words = args.command.iter().map(|word| {
@@ -77,8 +85,15 @@ fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
                 .hint("run configs are JSON and can hold text only")
         })
     });
-    let Source { program, args: server_args, image, env, name } =
-        source::resolve(environment, args.server.as_deref(), words.collect::<Outcome<_>>()?)?;
+    let words = words.collect::<Outcome<Vec<_>>>()?;
+    let url = args.server.clone().filter(|server| endpoint::is_url(server));
+    let Source { program, args: server_args, image, env, name } = match &url {
+        Some(_) if !words.is_empty() => {
+            return Err(Failure::new(Exit::Usage, "a server that runs elsewhere takes no arguments"));
+        }
+        Some(_) => Source::default(),
+        None => source::resolve(environment, args.server.as_deref(), words)?,
+    };
     let name = args.name.as_ref().map(|name| name.as_str().to_owned()).or(name).ok_or_else(|| {
         Failure::new(Exit::Usage, "the workload has no name").hint("thv run --name NAME -- COMMAND")
     })?;
@@ -91,11 +106,15 @@ fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
         schema_version: SCHEMA_VERSION.to_owned(),
         name,
         image,
-        command: Some(program),
+        command: url.is_none().then_some(program),
         cmd_args: server_args,
-        cwd: Some(environment.cwd()?.to_owned()),
-        transport: Transport::Stdio,
-        host: host(args.host, args.allow_remote)?,
+        cwd: if url.is_none() { Some(environment.cwd()?.to_owned()) } else { None },
+        transport: endpoint::transport(args.transport, url.is_some())?,
+        remote_url: url,
+        target_port: args.target_port.unwrap_or(0),
+        header_forward: endpoint::headers(&args.remote_headers, &args.remote_header_secrets)?,
+        allow_insecure_remote: args.allow_insecure_remote,
+        host: listen_on(args.host, args.allow_remote)?,
         port: args.proxy_port.unwrap_or(0),
         port_is_explicit: args.proxy_port.is_some(),
         env_vars,
@@ -116,6 +135,14 @@ fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
         ..RunConfig::default()
     };
     config.validate().map_err(|error| Failure::new(Exit::Usage, "this cannot be run").because(&error))?;
+    for (name, value) in &config.header_forward.add_plaintext_headers {
+        if looks_like_a_secret(name, value) || name.eq_ignore_ascii_case("authorization") {
+            say::talk(&format!(
+                "warning: {name} looks like a credential, and is kept in plain text in the run config; --remote-header-secret keeps it in the store"
+            ));
+        }
+    }
+    endpoint::check(&config)?;
     Ok(config)
 }
 
@@ -131,14 +158,12 @@ fn from_file(environment: &Environment, args: &Run, path: &Path) -> Outcome<RunC
     if let Some(name) = &args.name {
         name.as_str().clone_into(&mut config.name);
     }
-    if config.transport != Transport::Stdio || config.remote_url.is_some() {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!("{} asks for a server that speaks HTTP", path.display()),
-        )
-        .hint("this version runs servers on standard input and output"));
+    if config.remote_url.is_some() && config.transport == Transport::Stdio {
+        // Written by a program for which that goes without saying.
+        config.transport = Transport::StreamableHttp;
     }
-    if config.command.is_none() {
+    endpoint::check(&config).map_err(|failure| failure.with_exit(Exit::Refused))?;
+    if config.command.is_none() && config.remote_url.is_none() {
         let image = config.image.clone().unwrap_or_default();
         if !image.starts_with("npx://") && !image.starts_with("uvx://") {
             return Err(Failure::new(
@@ -157,13 +182,15 @@ fn from_file(environment: &Environment, args: &Run, path: &Path) -> Outcome<RunC
     }
     config.host = match config.host.as_str() {
         "" | "localhost" => "127.0.0.1".to_owned(),
-        given => host(
+        given => listen_on(
             given.parse().map_err(|error: std::net::AddrParseError| unusable(&error))?,
             args.allow_remote,
         )?,
     };
     SCHEMA_VERSION.clone_into(&mut config.schema_version);
-    config.cwd = Some(config.cwd.map_or_else(|| environment.cwd().map(Path::to_owned), Ok)?);
+    if config.remote_url.is_none() {
+        config.cwd = Some(config.cwd.map_or_else(|| environment.cwd().map(Path::to_owned), Ok)?);
+    }
     config.base_env = environment.base();
     config.created_at = timestamp(SystemTime::now());
     if !config.port_is_explicit && config.port != 0 {
@@ -190,9 +217,21 @@ fn confirm(config: &RunConfig, yes: bool) -> Outcome {
     let program = config.command.iter().map(|path| path.display().to_string());
     let words = program.chain(config.cmd_args.iter().cloned());
     let command: Vec<String> = words.map(|word| shown(&word)).collect();
-    say::talk(&format!("command  {}", command.join(" ")));
-    let folder = config.cwd.as_deref().unwrap_or(Path::new("/")).display().to_string();
-    say::talk(&format!("folder   {}", shown(&folder)));
+    if let Some(url) = &config.remote_url {
+        say::talk(&format!("url      {}", shown(url)));
+        let HeaderForward { add_plaintext_headers: plain, add_headers_from_secret: secret } =
+            &config.header_forward;
+        for name in plain.keys() {
+            say::talk(&format!("field    {}", shown(name)));
+        }
+        for (name, secret) in secret {
+            say::talk(&format!("field    {} from the secret {}", shown(name), shown(secret)));
+        }
+    } else {
+        say::talk(&format!("command  {}", command.join(" ")));
+        let folder = config.cwd.as_deref().unwrap_or(Path::new("/")).display().to_string();
+        say::talk(&format!("folder   {}", shown(&folder)));
+    }
     for (name, value) in &config.env_vars {
         let value = if looks_like_a_secret(name, value) { "(not shown)".to_owned() } else { shown(value) };
         say::talk(&format!("env      {}={value}", shown(name)));
@@ -207,7 +246,8 @@ fn confirm(config: &RunConfig, yes: bool) -> Outcome {
     ask::whether("Run it?", "nothing was run", "add --yes if this is what you want")
 }
 
-fn host(host: IpAddr, allow_remote: bool) -> Outcome<String> {
+/// The address to listen on, which only a word of the user puts within reach of other machines.
+pub fn listen_on(host: IpAddr, allow_remote: bool) -> Outcome<String> {
     if !host.is_loopback() {
         if !allow_remote {
             return Err(Failure::new(Exit::Refused, format!("{host} can be reached from other machines"))
@@ -322,7 +362,7 @@ mod tests {
 
     #[test]
     fn an_address_beyond_this_machine_needs_a_word() {
-        assert_eq!(host("0.0.0.0".parse().unwrap(), false).unwrap_err().exit(), Exit::Refused);
-        assert_eq!(host("::1".parse().unwrap(), false).unwrap(), "::1");
+        assert_eq!(listen_on("0.0.0.0".parse().unwrap(), false).unwrap_err().exit(), Exit::Refused);
+        assert_eq!(listen_on("::1".parse().unwrap(), false).unwrap(), "::1");
     }
 }

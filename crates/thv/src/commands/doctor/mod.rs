@@ -1,6 +1,8 @@
 //! `thv doctor`: what is wrong, why it matters, and the command that mends it.
 
 mod folders;
+mod keychain;
+mod orphans;
 mod store;
 mod workloads;
 

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use thv_keychain::{OsOptions, OsStore, Secret, Secrets, SecretsError, toolhive};
 
-use super::{input, writers};
+use super::writers;
 use crate::args::{ImportSource, SecretImport};
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::input;
 use crate::keys::KeyVault;
 use crate::say;
 use crate::secrets::failed;

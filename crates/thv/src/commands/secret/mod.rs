@@ -1,7 +1,6 @@
 //! `thv secret`: what users keep for their servers, and the store in which all of it rests.
 
 mod import;
-mod input;
 mod provider;
 mod unlock;
 
@@ -13,6 +12,7 @@ use crate::args::{Format, Secret, SecretGet, SecretList, SecretName};
 use crate::ask;
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::input;
 use crate::keys::KeyVault;
 use crate::say;
 use crate::secrets::failed;

@@ -8,14 +8,14 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 use thv_keychain::migrate::{self, MigrateError};
-use thv_keychain::{Entry, Store as _};
+use thv_keychain::{Entry, SecretsError, Store as _, VaultError};
 use thv_workload::home::Home;
 use thv_workload::registry;
 
-use super::input;
 use crate::args::{Format, SecretProvider};
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::input;
 use crate::passphrase;
 use crate::say;
 use crate::settings::{self, Choice, Provider};
@@ -184,7 +184,13 @@ fn put_aside(path: &Path) -> Outcome {
 }
 
 fn refused(error: &MigrateError) -> Failure {
-    Failure::new(Exit::Keychain, "nothing was moved")
-        .because(error)
-        .hint("the store is as it was; thv doctor says what is wrong with it")
+    let failure = Failure::new(Exit::Keychain, "nothing was moved").because(error);
+    match error {
+        MigrateError::Store { source, .. }
+        | MigrateError::Secrets(SecretsError::Store(source))
+        | MigrateError::Workload { source: VaultError::Store(source), .. } => {
+            failure.hint(store::advice(source))
+        }
+        _ => failure.hint("the store is as it was; thv doctor says what is wrong with it"),
+    }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use thv_workload::home::Home;
 
-use super::input;
 use crate::args::SecretUnlock;
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::input;
 use crate::passphrase;
 use crate::say;
 use crate::settings::{Choice, Provider};

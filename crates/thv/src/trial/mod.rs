@@ -1,4 +1,7 @@
-//! The trial: before a workload counts as started, one child of it must answer `initialize`.
+//! The trial: before a workload counts as started, its server must answer `initialize` or, if it knows nothing but the
+//! newest era, `server/discover`.
+
+pub mod http;
 
 use std::io;
 use std::time::Duration;
@@ -22,6 +25,20 @@ const INITIALIZE: &[u8] = concat!(
 )
 .as_bytes();
 
+/// What a server of the 2026-07-28 era answers in its place.
+const DISCOVER: &[u8] = concat!(
+    r#"{"jsonrpc":"2.0","id":"thv-trial","method":"server/discover","params":{"_meta":{"#,
+    r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","#,
+    r#""io.modelcontextprotocol/clientInfo":{"name":"thv","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#""},"io.modelcontextprotocol/clientCapabilities":{}}}}"#,
+    "\n"
+)
+.as_bytes();
+
+/// How long a server that has declined `initialize` may take for the other question, which most do not know.
+const SECOND_CHANCE: Duration = Duration::from_secs(2);
+
 /// Why a server failed its trial.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -34,6 +51,12 @@ pub enum TrialError {
     /// It answered, but with an error.
     #[error("it answered initialize with an error: {0}")]
     Refused(String),
+    /// It could not be asked, or what it said was no answer.
+    #[error("initialize failed: {0}")]
+    Http(String),
+    /// Whoever listens there knows no such endpoint, or does not let us in.
+    #[error("initialize was refused: {0}")]
+    NotThere(String),
     /// The user does not want it any more.
     #[error("it was interrupted")]
     Cancelled,
@@ -42,7 +65,7 @@ pub enum TrialError {
     Late(Duration),
 }
 
-/// Starts a child, waits for its answer to `initialize`, and ends it gently, at once if `cancel` resolves. Returns
+/// Starts a child, waits for its answer, and ends it gently, at once if `cancel` resolves. Returns
 /// when it is gone.
 pub async fn trial(
     spec: &ServerSpec,
@@ -53,7 +76,17 @@ pub async fn trial(
     let ask = async {
         // A server that reads nothing and ends makes this fail; its silence tells more than the broken pipe.
         let _ = stdin.write_all(INITIALIZE).await;
-        answer(&mut stdout).await
+        match answer(&mut stdout).await? {
+            Answer::Result => Ok(()),
+            Answer::Error(why) => {
+                let _ = stdin.write_all(DISCOVER).await;
+                match timeout(SECOND_CHANCE, answer(&mut stdout)).await {
+                    Ok(Ok(Answer::Result)) => Ok(()),
+                    // What it said first is what a person should hear.
+                    _ => Err(TrialError::Refused(why)),
+                }
+            }
+        }
     };
     let answered = tokio::select! {
         biased;
@@ -70,20 +103,33 @@ pub async fn trial(
     answered
 }
 
-async fn answer(stdout: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(), TrialError> {
-    let ours = Id::string("thv-trial");
+/// What a server made of a question.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Result,
+    /// An error, as it came.
+    Error(String),
+}
+
+/// The answer to a question of ours, if the message is one.
+fn answered(message: &[u8]) -> Option<Answer> {
+    let Ok(Incoming::One(message)) = peek(message) else { return None };
+    let ours = message.id.as_ref().is_none_or(|id| *id == Id::string("thv-trial"));
+    if message.kind != Kind::Response || !ours {
+        return None;
+    }
+    Some(message.error.map_or(Answer::Result, |error| Answer::Error(error.get().to_owned())))
+}
+
+async fn answer(stdout: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Answer, TrialError> {
     let mut lines = LineDecoder::new(LINE);
     loop {
         if stdout.read_buf(lines.space()).await.is_ok_and(|read| read > 0) {
             while let Some(line) = lines.next_line() {
                 // Banners and notifications may come first.
                 let Ok(line) = line else { continue };
-                let Ok(Incoming::One(message)) = peek(&line) else { continue };
-                if message.kind == Kind::Response && message.id.as_ref() == Some(&ours) {
-                    return match message.error {
-                        None => Ok(()),
-                        Some(error) => Err(TrialError::Refused(error.get().to_owned())),
-                    };
+                if let Some(answer) = answered(&line) {
+                    return Ok(answer);
                 }
             }
         } else {
@@ -96,22 +142,20 @@ async fn answer(stdout: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<(), 
 mod tests {
     use super::*;
 
-    async fn outcome(output: &[u8]) -> Result<(), TrialError> {
+    async fn outcome(output: &[u8]) -> Result<Answer, TrialError> {
         answer(&mut &output[..]).await
     }
 
     #[tokio::test]
     async fn finds_the_answer_among_banners_and_notifications() {
         let output = b"Welcome!\n{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n{\"jsonrpc\":\"2.0\",\"id\":\"thv-trial\",\"result\":{}}\n";
-        outcome(output).await.unwrap();
+        assert_eq!(outcome(output).await.unwrap(), Answer::Result);
     }
 
     #[tokio::test]
     async fn an_error_and_an_end_are_told_apart() {
         let error = b"{\"jsonrpc\":\"2.0\",\"id\":\"thv-trial\",\"error\":{\"code\":1,\"message\":\"no database\"}}\n";
-        assert!(
-            matches!(outcome(error).await, Err(TrialError::Refused(text)) if text.contains("no database"))
-        );
+        assert!(matches!(outcome(error).await, Ok(Answer::Error(text)) if text.contains("no database")));
         let other = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n";
         assert!(matches!(outcome(other).await, Err(TrialError::Ended)));
         assert!(matches!(outcome(b"").await, Err(TrialError::Ended)));

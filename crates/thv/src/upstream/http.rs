@@ -1,0 +1,231 @@
+//! A server that speaks HTTP: one that we keep running on a port of its own, or one that runs elsewhere.
+
+use std::sync::{Mutex, PoisonError};
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use thv_keychain::Secrets;
+use thv_proxy::forward::{
+    self, Forward, OnReport, Options, Outcome as Ending, Paths, TcpConnect, secret_value,
+};
+use thv_workload::config::{HeaderForward, Transport};
+use thv_workload::http::{Current, HttpServer, TargetPort};
+use thv_workload::server::ServerSpec;
+use tokio::sync::watch;
+
+use super::dial::Dial;
+use super::spec::{Specified, on_port, specify};
+use super::{log_length, not_started};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::keys::KeyVault;
+use crate::remote::Remote;
+use crate::secrets;
+use crate::supervise::Order;
+use crate::trial::TrialError;
+use crate::trial::http::trial;
+
+/// The path that clients of the 2024-11-05 transport open.
+const SSE: &str = "/sse";
+
+/// A proxy to a server, and the server if it is ours.
+pub struct HttpUpstream {
+    forward: Forward<Dial>,
+    server: Mutex<Option<HttpServer>>,
+}
+
+impl HttpUpstream {
+    /// Starts the workload's server and waits until it answers.
+    pub async fn of_process(order: &Order<'_>, cancel: impl Future<Output = ()>) -> Outcome<Self> {
+        let Specified { spec, upstream_key } = specify(order)?;
+        let transport = order.config.transport;
+        let port = match order.config.target_port {
+            0 => TargetPort::Free,
+            port => TargetPort::Exactly(port),
+        };
+        let key = upstream_key.map(|key| secret(order, key.expose_text())).transpose()?;
+        let before = log_length(&spec);
+        let server = {
+            let spec = spec.clone();
+            HttpServer::start(port, move |port| on_port(&spec, transport, port))
+        };
+        let server = server.map_err(|error| not_started(order, &spec, before, &TrialError::Spawn(error)))?;
+        let current = server.current();
+        let addr = current.borrow().addr;
+        let dial = Dial::Own { current: current.clone(), key };
+        // The port is another after a restart; what stands in `Host` may stay, since it is this machine either way.
+        let made = upstream(&format!("http://{addr}/"), order).and_then(|upstream| {
+            let paths = Paths::one_to_one();
+            forward(order, dial, upstream, paths, HeaderMap::new())
+        });
+        let tried = match made {
+            Ok(forward) => {
+                let ended = ended(current, cancel);
+                match trial(forward.clone(), transport, true, order.ready_timeout, ended).await {
+                    Ok(()) => Ok(forward),
+                    Err(error) => Err(Refusal::Trial(spec, error)),
+                }
+            }
+            Err(failure) => Err(Refusal::Failure(failure)),
+        };
+        match tried {
+            Ok(forward) => Ok(Self { forward, server: Mutex::new(Some(server)) }),
+            Err(refusal) => {
+                server.stop().await;
+                Err(match refusal {
+                    Refusal::Trial(spec, error) => not_started(order, &spec, before, &error),
+                    Refusal::Failure(failure) => failure,
+                })
+            }
+        }
+    }
+
+    /// Asks the server at a URL whether it answers.
+    pub async fn of_url(order: &Order<'_>, url: &str, cancel: impl Future<Output = ()>) -> Outcome<Self> {
+        let remote = Remote::parse(url, order.config.allow_insecure_remote)?;
+        let transport = order.config.transport;
+        let unusable = |error: &dyn std::error::Error| {
+            Failure::new(Exit::Usage, format!("the URL of {} cannot be used", order.name)).because(error)
+        };
+        let upstream = upstream(&remote.url(), order)?;
+        let paths = match transport {
+            Transport::Sse => Paths::map(SSE, upstream.path()).map(Paths::and_others),
+            Transport::Stdio | Transport::StreamableHttp => Paths::map(transport.path(), upstream.path()),
+        };
+        let paths = paths.map_err(|error| unusable(&error))?;
+        let dial = dial(&remote, order)?;
+        let forward = forward(order, dial, upstream, paths, headers(order)?)?;
+        let cancelled = async {
+            cancel.await;
+            TrialError::Cancelled
+        };
+        trial(forward.clone(), transport, false, order.ready_timeout, cancelled).await.map_err(|error| {
+            Failure::new(Exit::Failed, format!("the server at {} does not answer", remote.shown()))
+                .because(&error)
+                .hint("see whether it runs, and whether the URL is that of its MCP endpoint")
+        })?;
+        Ok(Self { forward, server: Mutex::new(None) })
+    }
+
+    /// The proxy.
+    pub fn service(&self) -> Forward<Dial> {
+        self.forward.clone()
+    }
+
+    /// Ends the server, if it is ours.
+    pub async fn shutdown(&self) {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(server) = server {
+            server.stop().await;
+        }
+    }
+}
+
+enum Refusal {
+    Trial(ServerSpec, TrialError),
+    Failure(Failure),
+}
+
+/// Resolves when the wait for the first answer has become pointless.
+async fn ended(mut current: watch::Receiver<Current>, cancel: impl Future<Output = ()>) -> TrialError {
+    tokio::select! {
+        biased;
+        () = cancel => TrialError::Cancelled,
+        _ = current.wait_for(|current| current.exits > 0) => TrialError::Ended,
+    }
+}
+
+fn upstream(url: &str, order: &Order<'_>) -> Outcome<forward::Upstream> {
+    forward::Upstream::parse(url).map_err(|error| {
+        Failure::new(Exit::Usage, format!("the URL of {} cannot be used", order.name)).because(&error)
+    })
+}
+
+fn forward(
+    order: &Order<'_>,
+    dial: Dial,
+    upstream: forward::Upstream,
+    paths: Paths,
+    headers: HeaderMap,
+) -> Outcome<Forward<Dial>> {
+    let name = order.name.clone();
+    let mut options = Options {
+        paths,
+        headers,
+        sse_path: (order.config.transport == Transport::Sse).then(|| SSE.to_owned()),
+        advice: format!("See thv logs {name}."),
+        on_report: OnReport::new(move |report| {
+            if let Ending::Failed(fault) = report.outcome {
+                tracing::warn!(workload = %name, method = %report.method, path = report.path, %fault, "not forwarded in full");
+            }
+        }),
+        ..Options::default()
+    };
+    if let Some(bytes) = order.config.max_message_bytes {
+        options.max_message_bytes = bytes;
+    }
+    Forward::new(dial, upstream, options).map_err(|error| {
+        Failure::new(Exit::Usage, format!("workload {} cannot be served as it was asked for", order.name))
+            .because(&error)
+    })
+}
+
+/// The fields that the user wants added, credentials from the store among them.
+fn headers(order: &Order<'_>) -> Outcome<HeaderMap> {
+    let HeaderForward { add_plaintext_headers: plain, add_headers_from_secret: secret_names } =
+        &order.config.header_forward;
+    let mut headers = HeaderMap::new();
+    let wrong = |name: &str| Failure::new(Exit::Usage, format!("the field {name} cannot be sent"));
+    for (name, value) in plain {
+        let field: HeaderName = name.parse().map_err(|_| wrong(name))?;
+        headers.insert(field, HeaderValue::from_str(value).map_err(|_| wrong(name))?);
+    }
+    if secret_names.is_empty() {
+        return Ok(headers);
+    }
+    let vault = KeyVault::open(order.home)?;
+    let kept = Secrets::new(vault.vault().store());
+    for (name, secret_name) in secret_names {
+        let field: HeaderName = name.parse().map_err(|_| wrong(name))?;
+        let value = kept.get(secret_name).map_err(|error| secrets::failed(&error))?;
+        headers.insert(field, secret(order, Exposed(value))?);
+    }
+    Ok(headers)
+}
+
+struct Exposed(thv_keychain::Secret);
+
+impl AsRef<[u8]> for Exposed {
+    fn as_ref(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
+fn secret(order: &Order<'_>, value: impl AsRef<[u8]> + Send + 'static) -> Outcome<HeaderValue> {
+    secret_value(value).map_err(|_| {
+        Failure::new(Exit::Refused, format!("a secret of {} cannot stand in a header", order.name))
+            .hint("a field holds text in one line")
+    })
+}
+
+#[cfg(feature = "tls")]
+fn dial(remote: &Remote, order: &Order<'_>) -> Outcome<Dial> {
+    let connect = TcpConnect::to_host(&remote.host, remote.port);
+    if !remote.https {
+        return Ok(Dial::Plain(connect));
+    }
+    let tls = forward::TlsConnect::with_system_roots(connect, &remote.host);
+    tls.map(Dial::Tls).map_err(|error| {
+        Failure::new(Exit::Failed, format!("no encrypted connection for {}", order.name)).because(&error)
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn dial(remote: &Remote, order: &Order<'_>) -> Outcome<Dial> {
+    if remote.https {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("this thv was built without TLS, which the URL of {} asks for", order.name),
+        )
+        .hint("build it with its feature tls, which is on by default"));
+    }
+    Ok(Dial::Plain(TcpConnect::to_host(&remote.host, remote.port)))
+}

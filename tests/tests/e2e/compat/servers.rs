@@ -1,0 +1,111 @@
+//! The servers: how each is started, and what clients do with it.
+
+use crate::fixture::fixture;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use thv_e2e::{Exit, Failure, Home, Result, ensure, need_part};
+
+/// A server that speaks MCP on its standard input and output.
+#[derive(Clone, Copy)]
+pub(super) enum Server {
+    /// The reference server of the protocol's authors, on the TypeScript SDK.
+    Everything,
+    /// `mcp-server-git`, on the Python SDK, with a small repository.
+    Git,
+    /// A server of ours on FastMCP.
+    FastMcp,
+    /// A server of ours on the Rust SDK.
+    Rmcp,
+}
+
+impl Server {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Everything => "server-everything",
+            Self::Git => "mcp-server-git",
+            Self::FastMcp => "FastMCP",
+            Self::Rmcp => "rmcp",
+        }
+    }
+
+    /// Its command; `None` where a missing part is allowed.
+    pub(super) fn command(self, home: &Home) -> Result<Option<Vec<String>>> {
+        let mut command = Vec::new();
+        self.put_command(home, &mut command)?;
+        Ok((!command.is_empty()).then_some(command))
+    }
+
+    fn put_command(self, home: &Home, command: &mut Vec<String>) -> Result {
+        let words = match self {
+            Self::Everything => vec![need_part!(Node).join("mcp-server-everything"), "stdio".into()],
+            Self::Git => {
+                vec![need_part!(Python).join("mcp-server-git"), "--repository".into(), repository(home)?]
+            }
+            Self::FastMcp => {
+                let script = fixture("compat/servers/fastmcp_server.py");
+                vec![need_part!(Python).join("python3"), "-B".into(), script, "stdio".into()]
+            }
+            Self::Rmcp => vec![rmcp_server()?, "stdio".into()],
+        };
+        command.extend(words.iter().map(|word| word.to_string_lossy().into_owned()));
+        Ok(())
+    }
+
+    /// What the drivers do with it.
+    pub(super) fn plan(self, home: &Home) -> Result<Value> {
+        let file = match self {
+            Self::Everything => "everything",
+            Self::Git => "git",
+            Self::FastMcp | Self::Rmcp => "fixture",
+        };
+        let plan = std::fs::read_to_string(fixture(&format!("compat/plans/{file}.json")))?;
+        let plan = plan.replace("REPOSITORY", &home.user().join("repository").to_string_lossy());
+        serde_json::from_str(&plan).map_err(|error| Failure::from(error).during(file))
+    }
+
+    /// A tool to call, with its arguments, for clients that do no more than this.
+    pub(super) fn call(self, home: &Home) -> (&'static str, Value) {
+        match self {
+            Self::Everything => ("get-sum", json!({ "a": 19, "b": 23 })),
+            Self::Git => ("git_log", json!({ "repo_path": home.user().join("repository") })),
+            Self::FastMcp | Self::Rmcp => ("echo", json!({ "text": "ä𝄞" })),
+        }
+    }
+}
+
+/// The example of this crate that serves with the Rust SDK: `cargo test` builds it beside the tests.
+fn rmcp_server() -> Result<PathBuf> {
+    let tests = std::env::current_exe()?;
+    let server = tests.ancestors().nth(2).map(|built| built.join("examples/rmcp_server"));
+    server.filter(|server| server.is_file()).ok_or_else(|| {
+        Failure::new("the example `rmcp_server` was not built; `cargo xtask e2e` builds it with the tests")
+    })
+}
+
+/// A repository with two commits and a change.
+fn repository(home: &Home) -> Result<PathBuf> {
+    let folder = home.user().join("repository");
+    std::fs::create_dir(&folder)?;
+    git(home, &folder, &["init", "--quiet", "--initial-branch=main"])?;
+    for subject in ["first: ä𝄞", "second"] {
+        home.file("repository/file.txt", "one\n")?;
+        home.file(&format!("repository/{}.txt", subject.len()), subject)?;
+        git(home, &folder, &["add", "."])?;
+        git(home, &folder, &["commit", "--quiet", "--message", subject])?;
+    }
+    home.file("repository/file.txt", "one\nand two\n")?;
+    Ok(folder)
+}
+
+fn git(home: &Home, folder: &Path, args: &[&str]) -> Result {
+    let mut command = home.command("git");
+    command
+        .current_dir(folder)
+        .args(["-c", "user.name=Compat", "-c", "user.email=compat@example.org"])
+        .args(args);
+    let mut git = home.start(command)?;
+    let exit = git.wait(Duration::from_secs(30))?;
+    ensure!(exit == Exit::Code(0), "git {args:?}: {exit:?}\n{}", git.stderr());
+    Ok(())
+}
