@@ -208,11 +208,15 @@ fn address(workload: &Workload) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, status.port))
 }
 
+/// How often in a row the store may be exchanged while a key is read from it.
+const EXCHANGES: u32 = 3;
+
 /// The current key of a workload that has a lock.
 fn read_key(home: &Home, name: &Name) -> Result<Option<SharedKey>, LocateError> {
     if !registry::config(home, name).is_ok_and(|config| config.is_locked()) {
         return Ok(None);
     }
+    let mut exchanges = 0..EXCHANGES;
     loop {
         let vault = KeyVault::open(home)
             .map_err(|failure| LocateError::new(Reason::KeychainUnavailable, failure.summary()))?;
@@ -221,7 +225,8 @@ fn read_key(home: &Home, name: &Name) -> Result<Option<SharedKey>, LocateError> 
             return Ok(Some(key));
         }
         // The store may have been exchanged while we read: then the new one is asked.
-        if store::known(home).is_ok_and(|choice| choice.as_ref() != vault.choice()) {
+        let exchanged = store::known(home).is_ok_and(|choice| choice.as_ref() != vault.choice());
+        if exchanged && exchanges.next().is_some() {
             continue;
         }
         return Err(answer.map_or_else(|error| no_key(name, &error), |_| missing(name)));

@@ -27,6 +27,8 @@ pub(super) const IN_FLIGHT: usize = 64;
 const LISTS: Quota = Quota { count: 50, time: Duration::from_secs(10) };
 pub(super) const WORKLOADS: usize = 200;
 
+const KEYCHAIN: &str = "`thv proxy stdio`, key in gnome-keyring";
+
 /// How long the server of a session that has ended may stay.
 const GONE_BOUND: Duration = Duration::from_secs(5);
 
@@ -35,6 +37,8 @@ pub(super) struct Figures {
     pub(super) direct: Way,
     pub(super) http: Way,
     pub(super) bridge: Way,
+    /// A bridge whose key is in the desktop's keychain; nothing where there is none.
+    pub(super) keychain: Way,
     pub(super) supervisor: Option<Memory>,
     pub(super) guardian: Option<Memory>,
     pub(super) list: Option<Spread>,
@@ -109,10 +113,18 @@ pub(super) fn all(home: &Home, supervisor: &Foreground, server: &Path) -> Result
             calls_per_second: bridge_rate,
             memory: Memory::of(idle[1], after[1]),
         },
+        keychain: Way { name: KEYCHAIN, ..Way::default() },
         supervisor: Memory::of(supervisor_idle, supervisor_after),
         guardian: Memory::of(idle[2], after[2]),
         list: list(home)?,
     })
+}
+
+/// The same start as that of the bridge, in a home whose keys are in a real gnome-keyring.
+pub(super) fn keychain(home: &Home) -> Result<Way> {
+    let bridge = || home.thv(["proxy", "stdio", NAME]).command();
+    let [start] = starts(home, [&bridge])?;
+    Ok(Way { name: KEYCHAIN, start, ..Way::default() })
 }
 
 fn starts<const N: usize>(home: &Home, programs: [&dyn Fn() -> Command; N]) -> Result<[Option<Spread>; N]> {

@@ -11,7 +11,7 @@ mod stats;
 mod timing;
 
 use crate::steps::Steps;
-use thv_e2e::{Exit, Home, Result, ensure};
+use thv_e2e::{Desktop, Exit, Home, Result, ensure};
 
 /// The workload that is measured.
 const NAME: &str = "bench";
@@ -58,8 +58,26 @@ pub(crate) fn run(steps: &mut Steps, options: &Options) -> Result {
     });
     // The home ends in any case, and the first failure is the one to tell.
     let closed = home.close();
-    let figures = figures?;
+    let mut figures = figures?;
     closed?;
+    if Desktop::missing().is_empty() {
+        let desktop = Desktop::unlocked()?;
+        desktop.around(|| {
+            let home = Home::with_binary(built.thv.clone())?;
+            let keychain = steps.step("measure with a keychain", "cargo xtask bench", || {
+                let supervisor =
+                    home.run(["--name", NAME, "--shared-key-auth", "--", &*built.server.to_string_lossy()])?;
+                let keychain = measure::keychain(&home)?;
+                let exit = supervisor.stop()?;
+                ensure!(exit == Exit::Code(0), "the supervisor ended with {exit:?}");
+                home.thv(["rm", NAME]).output()?.expect(0)?;
+                Ok(keychain)
+            });
+            let closed = home.close();
+            figures.keychain = keychain?;
+            closed
+        })?;
+    }
     let timing = timing::measure(steps)?;
 
     let text = report::Report {

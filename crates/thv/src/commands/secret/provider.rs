@@ -147,7 +147,7 @@ fn clear_away(home: &Home, old: &Choice, left: Option<Vec<Entry>>) {
     }
     if !left.is_some_and(|left| left.is_empty()) {
         say::talk(&format!(
-            "warning: {} stays, since it holds entries of workloads that are gone; thv doctor lists them",
+            "warning: {} stays, since it holds entries of workloads that are gone, or that this version does not know",
             path.display()
         ));
         return;
