@@ -16,6 +16,9 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::settings::{Choice, Provider};
 use crate::store::{self, AnyStore};
 
+/// How often a store may be exchanged under a reader until what it has read is taken as it is.
+const EXCHANGES: usize = 5;
+
 /// The vault of one home.
 pub struct KeyVault {
     vault: Vault<AnyStore>,
@@ -28,6 +31,20 @@ impl KeyVault {
     /// Opens the store to read from it. Before one was chosen there is nothing in it.
     pub fn open(home: &Home) -> Outcome<Self> {
         Self::with(home, store::known(home)?, None)
+    }
+
+    /// Opens the store and reads from it, again if it was exchanged meanwhile: what is missing in a store that has just
+    /// been emptied is in another one.
+    pub fn read<T>(home: &Home, read: impl Fn(&Self) -> T) -> Outcome<T> {
+        let mut exchanges = 0..EXCHANGES;
+        loop {
+            let vault = Self::open(home)?;
+            let answer = read(&vault);
+            let exchanged = store::known(home).is_ok_and(|choice| choice.as_ref() != vault.choice());
+            if !exchanged || exchanges.next().is_none() {
+                return Ok(answer);
+            }
+        }
     }
 
     /// Opens the store to change what is in it. Before one was chosen there is nothing to change.

@@ -71,18 +71,20 @@ pub fn given(wanted: &[Wanted], environment: &EnvironmentStore) -> Values {
 pub fn resolve(home: &Home, config: &RunConfig, given: &Values) -> Outcome<Values> {
     let wanted = wanted(config)?;
     let mut values = Values::new();
-    let mut vault = None;
-    for Wanted { name, variable } in wanted {
-        if let Some(value) = given.get(&name) {
-            values.insert(variable, value.clone());
-            continue;
-        }
-        // Whoever wants nothing from the store does not depend on it.
-        let vault = match &mut vault {
-            Some(vault) => vault,
-            none => none.insert(KeyVault::open(home)?),
-        };
-        let value = Secrets::new(vault.vault().store()).get(&name).map_err(|error| failed(&error))?;
+    let (at_hand, stored): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|one| given.contains_key(&one.name));
+    for Wanted { name, variable } in at_hand {
+        values.extend(given.get(&name).map(|value| (variable, value.clone())));
+    }
+    // Whoever wants nothing from the store does not depend on it.
+    if stored.is_empty() {
+        return Ok(values);
+    }
+    let kept = KeyVault::read(home, |vault| {
+        let secrets = Secrets::new(vault.vault().store());
+        stored.iter().map(|one| secrets.get(&one.name)).collect::<Result<Vec<_>, _>>()
+    })?;
+    for (Wanted { name, variable }, value) in stored.into_iter().zip(kept.map_err(|error| failed(&error))?) {
         let text = value.expose_text().filter(|text| !text.contains('\0')).ok_or_else(|| {
             Failure::new(Exit::Refused, format!("the secret {name:?} cannot be the value of a variable"))
                 .hint("a variable holds text without zero bytes")

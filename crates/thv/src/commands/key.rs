@@ -37,8 +37,8 @@ pub fn show(environment: &Environment, args: &KeyShow) -> Outcome {
         let hint = format!("thv key show {name} --yes shows it without asking");
         ask::whether(&question, "the key was not shown", &hint)?;
     }
-    let vault = KeyVault::open(home)?;
-    let key = vault.vault().current(name).map_err(|error| failed("cannot read the key", name, &error))?;
+    let key = KeyVault::read(home, |vault| vault.vault().current(name))?
+        .map_err(|error| failed("cannot read the key", name, &error))?;
     let key =
         key.ok_or_else(|| failed("there is no key", name, &VaultError::NoKey { name: name.clone() }))?;
     let text = key.expose_text();

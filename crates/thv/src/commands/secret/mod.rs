@@ -44,9 +44,8 @@ fn set(environment: &Environment, args: &SecretName) -> Outcome {
 
 fn get(environment: &Environment, args: &SecretGet) -> Outcome {
     let home = environment.checked_home()?;
-    let vault = KeyVault::open(home)?;
-    let secrets = Secrets::new(vault.vault().store());
-    let value = secrets.get(&args.name).map_err(|error| failed(&error))?;
+    let value = KeyVault::read(home, |vault| Secrets::new(vault.vault().store()).get(&args.name))?
+        .map_err(|error| failed(&error))?;
     if !args.yes {
         let question = format!("Show the secret {} here?", args.name);
         let hint = format!("thv secret get {} --yes shows it without asking", args.name);
@@ -64,8 +63,9 @@ struct Row<'a> {
 }
 
 fn list(environment: &Environment, args: &SecretList) -> Outcome {
-    let vault = KeyVault::open(environment.checked_home()?)?;
-    let names = Secrets::new(vault.vault().store()).list().map_err(|error| failed(&error))?;
+    let home = environment.checked_home()?;
+    let names = KeyVault::read(home, |vault| Secrets::new(vault.vault().store()).list())?
+        .map_err(|error| failed(&error))?;
     match args.format {
         Format::Text => names.iter().for_each(|name| say::data(&format!("{name}\n"))),
         Format::Json => {
