@@ -1,6 +1,7 @@
 //! HTTP in front of an MCP server.
 //!
-//! - [`stdio`] hosts a server that speaks MCP on its standard input and output, one process a session.
+//! - [`stdio`] hosts a server that speaks MCP on its standard input and output, one process a session,
+//!   and one for the modern callers of an owner.
 //! - [`forward`] passes requests on to a server that speaks HTTP itself, byte for byte.
 //! - [`serve`] accepts the connections, bounds what strangers can hold, and speaks HTTP/1.1 only.
 //! - [`body`] is the response body that all of it shares.

@@ -19,7 +19,9 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use super::events::Events;
-use super::incoming::{BodyError, Field, Version, accepts, field, is_json, names_modern, read, version};
+use super::incoming::{
+    BodyError, Field, Version, accepts, field, is_json, may_be_modern, names_modern, read, version,
+};
 use super::link::{End, Peer, Refused};
 use super::messages::{Messages, first_message, messages, needs_session, not_a_message};
 use super::modern::{Pool, is_modern};
@@ -138,11 +140,9 @@ impl<S: Spawn> StdioHost<S> {
     async fn post<B: Body>(&self, parts: &Parts, body: B) -> Reply {
         let session = self.session(parts);
         let headers = &parts.headers;
-        // Modern callers have no session: what they say of one is of no account, if that is what they are.
-        if session.is_err() && !names_modern(headers) {
-            session?;
-            return Err(Refusal::no_session());
-        }
+        // Modern callers have no session, so what they say of one is of no account, if that is what they are: the
+        // message decides, unless the header rules it out.
+        let session = if may_be_modern(headers) { session } else { Ok(session?) };
         if !is_json(headers) {
             return Err(Refusal::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

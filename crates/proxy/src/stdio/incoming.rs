@@ -57,6 +57,15 @@ pub(super) fn names_modern(headers: &HeaderMap) -> bool {
     matches!(version(headers), Version::Known(revision) if revision.is_modern())
 }
 
+/// Whether the header names something, and no revision with sessions.
+pub(super) fn may_be_modern(headers: &HeaderMap) -> bool {
+    match version(headers) {
+        Version::Known(revision) => revision.is_modern(),
+        Version::Other(_) | Version::Malformed => true,
+        Version::Absent => false,
+    }
+}
+
 /// Whether the client takes this media type (RFC 9110, section 12.5.1). Without the field it takes all.
 pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let mut values = headers.get_all(ACCEPT).iter().peekable();

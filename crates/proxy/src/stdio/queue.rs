@@ -67,6 +67,12 @@ impl Queue {
         self.lock().takes()
     }
 
+    /// Whether nothing is left, and nothing will come in.
+    pub(super) fn is_over(&self) -> bool {
+        let inner = self.lock();
+        inner.finished && inner.items.is_empty()
+    }
+
     /// Puts the message in as soon as there is room. It stays in the slot if nobody will read it, or if the
     /// future is dropped before.
     pub(super) async fn push(&self, slot: &mut Option<Item>) {

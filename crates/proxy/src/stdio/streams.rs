@@ -69,6 +69,9 @@ impl Session {
         let backlog = state.replay.after(last);
         let known = state.find_stream(last.stream);
         let stream = match (last.stream.opened, known) {
+            (_, Some(stream)) if backlog.is_empty() && stream.queue.is_over() => {
+                return Err(NotResumed::Over);
+            }
             (_, Some(stream)) => stream,
             (Opened::ByGet, None) => Stream::new(last.stream, 0),
             (Opened::ByPost, None) if backlog.is_empty() => return Err(NotResumed::Over),

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use thv_proxy::Owner;
 use thv_proxy::body::ResponseBody;
 use thv_proxy::stdio::{Child, Options, OptionsError, Spawn, StdioHost, Stop};
+use thv_wire::message::{Incoming, peek};
+use thv_wire::modern::{Envelope, headers};
 use thv_wire::sse::{Event, EventDecoder};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::sync::{mpsc, watch};
@@ -219,6 +221,100 @@ pub(crate) fn post(session: Option<&str>, body: &str) -> Request<Full<Bytes>> {
 
 pub(crate) fn session_id(response: &Response<ResponseBody>) -> String {
     response.headers()["mcp-session-id"].to_str().unwrap().to_owned()
+}
+
+/// Opens a GET stream after this event.
+pub(crate) fn resume(session: &str, last: &str) -> Request<Full<Bytes>> {
+    let mut request = request(Method::GET, Some(session), "");
+    request.headers_mut().insert("last-event-id", last.parse().unwrap());
+    request
+}
+
+/// A message with a progress token in its parameters.
+pub(crate) fn call_with_token(id: u64, token: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"_meta": {"progressToken": token}}})
+}
+
+pub(crate) fn progress(token: &str, value: u64) -> Value {
+    let params = json!({"progressToken": token, "progress": value});
+    json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+}
+
+pub(crate) fn sampling(id: u64) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "sampling/createMessage", "params": {}})
+}
+
+/// The revision without sessions.
+pub(crate) const MODERN: &str = "2026-07-28";
+
+/// A request of the modern era.
+pub(crate) fn modern(id: impl Into<Value>, method: &str, mut params: Value) -> Value {
+    params["_meta"]["io.modelcontextprotocol/protocolVersion"] = MODERN.into();
+    params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": method, "params": params})
+}
+
+/// The POST of a request of the modern era, with the headers that its body asks for.
+pub(crate) fn modern_post(body: &str) -> Request<Full<Bytes>> {
+    let mut request = post(None, body);
+    let Ok(Incoming::One(message)) = peek(body.as_bytes()) else { panic!("{body}") };
+    let fields = headers::derive(&message, &Envelope::of(&message).unwrap()).unwrap();
+    request.headers_mut().extend(fields.into_iter().map(|(name, value)| (Some(name), value)));
+    request
+}
+
+/// The same, on behalf of an owner.
+pub(crate) fn modern_as(owner: &str, message: &Value) -> Request<Full<Bytes>> {
+    let mut request = modern_post(&message.to_string());
+    request.extensions_mut().insert(Owner(Some(owner.to_owned())));
+    request
+}
+
+impl Server {
+    /// Answers the probe that each server for modern callers gets first.
+    pub(crate) async fn discovered(&mut self) {
+        let probe = self.read().await;
+        assert_eq!(probe["method"], "server/discover");
+        self.answer(probe["id"].clone(), json!({"supportedVersions": [MODERN], "capabilities": {}})).await;
+    }
+
+    /// The next request, and the id that it has here.
+    pub(crate) async fn request(&mut self, method: &str) -> (Value, u64) {
+        let message = self.read().await;
+        assert_eq!(message["method"], method, "{message}");
+        let id = message["id"].as_u64().unwrap();
+        (message, id)
+    }
+}
+
+impl World {
+    /// Sends a modern request, and waits until the one server of its callers has it.
+    pub(crate) async fn begin(
+        &self,
+        server: &mut Server,
+        message: &Value,
+    ) -> (tokio::task::JoinHandle<Response<ResponseBody>>, u64) {
+        let response = self.start(modern_post(&message.to_string()));
+        let (seen, id) = server.request(message["method"].as_str().unwrap()).await;
+        let mut expect = message.clone();
+        expect["id"] = id.into();
+        if !expect["params"]["_meta"]["progressToken"].is_null() {
+            expect["params"]["_meta"]["progressToken"] = id.into();
+        }
+        assert_eq!(seen, expect);
+        (response, id)
+    }
+
+    /// Starts the server for the modern callers without an owner.
+    pub(crate) async fn modern_server(&mut self) -> Server {
+        let response = self.start(modern_post(&modern(0, "server/discover", json!({})).to_string()));
+        let mut server = self.server().await;
+        server.discovered().await;
+        let (_, id) = server.request("server/discover").await;
+        server.answer(id, json!({"supportedVersions": [MODERN]})).await;
+        assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+        server
+    }
 }
 
 /// The body of a JSON response; null if it is empty.

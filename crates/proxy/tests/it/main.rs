@@ -4,6 +4,8 @@ mod harness;
 mod hostile;
 mod life;
 mod limits;
+mod modern;
 mod refusals;
+mod resume;
 mod routing;
 mod storm;

@@ -1,26 +1,14 @@
 //! Which message goes where.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::json;
 
 use crate::harness::{
-    Stream, World, call, initialize, json_body, notification, post, request, session_id, settle,
+    Stream, World, call, call_with_token, initialize, json_body, notification, post, progress, sampling,
+    session_id, settle,
 };
 
 const NOW: &str = "2025-11-25";
-
-fn progress(token: &str, value: u64) -> serde_json::Value {
-    let params = json!({"progressToken": token, "progress": value});
-    json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
-}
-
-fn call_with_token(id: u64, token: &str) -> serde_json::Value {
-    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"_meta": {"progressToken": token}}})
-}
-
-fn sampling(id: u64) -> serde_json::Value {
-    json!({"jsonrpc": "2.0", "id": id, "method": "sampling/createMessage", "params": {}})
-}
 
 #[tokio::test]
 async fn an_answer_is_json_and_its_bytes_are_the_servers() {
@@ -324,16 +312,6 @@ async fn the_same_id_twice_is_refused_and_never_mixed_up() {
     server.answer(1, json!(1)).await;
     assert_eq!(json_body(first.await.unwrap()).await["result"], 1);
     assert_eq!(json_body(second.await.unwrap()).await["result"], 2);
-}
-
-#[tokio::test]
-async fn one_get_stream_at_a_time() {
-    let mut world = World::new();
-    let (id, _server) = world.open(NOW).await;
-    let get = world.get(&id).await;
-    assert_eq!(world.status(request(Method::GET, Some(&id), "")).await.0, 409);
-    drop(get);
-    world.get(&id).await;
 }
 
 #[tokio::test]

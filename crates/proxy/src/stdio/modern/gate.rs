@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use http::request::Parts;
-use thv_wire::code::{HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST};
+use thv_wire::code::{HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND};
 use thv_wire::header;
 use thv_wire::message::{Incoming, Kind, Peek};
 use thv_wire::modern::{Envelope, Mismatch, headers};
@@ -20,11 +20,11 @@ pub(in super::super) enum Headed<'a> {
 /// Whether a message is of the modern era.
 ///
 /// Its `_meta` claims that era and no session was named in a version that has sessions, or the header names a version
-/// that is not of the older era, and no session. `initialize` never is: clients send it after a probe with the probe's
-/// version.
+/// that is not of the older era, and no session. Of `initialize` the header says nothing: clients send it after a probe
+/// with the probe's version.
 pub(in super::super) fn is_modern(parts: &Parts, seen: &Incoming<'_>) -> bool {
     let message = match seen {
-        Incoming::One(message) if message.is("initialize") => return false,
+        Incoming::One(message) if message.is("initialize") => return Envelope::is_claimed(message),
         Incoming::One(message) => Some(message),
         Incoming::Batch(_) => None,
     };
@@ -44,6 +44,12 @@ pub(in super::super) fn take<'a>(parts: &Parts, message: &Peek<'a>) -> Result<He
         Kind::Request => {
             let envelope = Envelope::of(message).map_err(|error| bad(INVALID_PARAMS, &error.to_string()))?;
             headers::check(&parts.headers, message, &envelope).map_err(|error| mismatch(message, &error))?;
+            if message.is("initialize") {
+                // Over standard input the server could not tell whom the era of this request is to bind.
+                let text = "revision 2026-07-28 has no `initialize`";
+                let (status, id) = (StatusCode::NOT_FOUND, message.id.as_ref());
+                return Err(Refusal::about(status, id, METHOD_NOT_FOUND, text));
+            }
             Ok(Headed::Request(envelope))
         }
         Kind::Notification => Ok(Headed::Notification),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
+use serde_json::value::RawValue;
 use thv_wire::era::Revision;
 use thv_wire::message::{Id, Peek};
 use thv_wire::modern::envelope::{CLIENT_CAPABILITIES, CLIENT_INFO, PROTOCOL_VERSION};
@@ -154,7 +155,7 @@ impl Worker {
         // From here on nothing waits: what is registered is also sent.
         let listens = message.is("subscriptions/listen");
         let reply = Arc::new(Reply::default());
-        let token = envelope.progress_token.map(|token| token.get()).filter(|token| is_token(token));
+        let token = envelope.progress_token.map(RawValue::get).filter(|token| is_token(token));
         let call = Call {
             id: id.clone(),
             token: token.map(Into::into),
