@@ -6,6 +6,7 @@ mod far_end;
 mod fixture;
 mod given;
 mod homes;
+mod http;
 #[cfg(target_os = "linux")]
 mod keychain;
 mod keys;

@@ -11,7 +11,7 @@ use thv_proxy::forward::{Forward, Options, TcpConnect, Upstream};
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Runtime;
 
-use crate::harness::{Front, Played, collect, data, get, pipe, piped, post, server, soon};
+use crate::harness::{Front, Played, collect, data, get, piped, post, server, soon};
 
 /// A proxy in front of a server that sends each request's body back as it comes, trailers included.
 async fn echo() -> (Front, crate::harness::Task) {
@@ -173,5 +173,4 @@ async fn a_get_may_have_a_body() {
     let mut seen = [0; 12];
     soon(client.read_exact(&mut seen)).await.unwrap();
     assert_eq!(&seen, b"HTTP/1.1 204");
-    drop(pipe());
 }

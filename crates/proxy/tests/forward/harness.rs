@@ -230,7 +230,7 @@ impl Body for Piped {
 }
 
 /// A body, and what fills it.
-pub(crate) fn pipe() -> (mpsc::Sender<Piece>, ResponseBody) {
+fn pipe() -> (mpsc::Sender<Piece>, ResponseBody) {
     let (sender, receiver) = mpsc::channel(1);
     (sender, ResponseBody::streamed(Piped(receiver)))
 }

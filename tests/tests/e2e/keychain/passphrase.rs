@@ -15,8 +15,11 @@ use thv_e2e::{
 /// Returns from the test where the kernel keeps no keys for users, as in many containers.
 macro_rules! need_kernel_keyring {
     () => {
-        let probe =
-            Command::new("keyctl").args(["show", "@u"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let probe = std::process::Command::new("keyctl")
+            .args(["show", "@u"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status();
         if !probe.is_ok_and(|status| status.success()) {
             let test = parts::test_name(file!(), line!());
             let advice = "apt-get install keyutils, on a machine where keyctl show @u works";
@@ -24,6 +27,8 @@ macro_rules! need_kernel_keyring {
         }
     };
 }
+
+pub(super) use need_kernel_keyring;
 
 /// A passphrase that the search for leaks can look for.
 fn passphrase(home: &Home) -> Result<String> {

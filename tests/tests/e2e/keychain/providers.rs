@@ -61,49 +61,54 @@ fn rests_in(home: &Home, expected: &str, names: &BTreeSet<String>) -> Result {
 /// Moves through stores with a workload that runs, one that does not, a secret, and a client that stays.
 fn tour(stops: &[&str]) -> Result {
     need_keyring!();
+    super::passphrase::need_kernel_keyring!();
     let desktop = Desktop::unlocked()?;
     desktop.with_home(|home| {
-        demo(home, "demo")?;
-        demo(home, "idle")?;
-        home.thv(["stop", "idle"]).output()?.expect(0)?;
-        home.thv(["secret", "set", "token"]).stdin("hush").output()?.expect(0)?;
-        let keys = [home.key("demo")?, home.key("idle")?];
-        let names = names_in_keychain(home)?;
-        rests_in(home, "keychain", &names)?;
-        let mut live = home.bridge("demo")?;
-        live.initialize()?;
-        for stop in stops {
-            let tried = || -> Result {
-                let output = exchange(home, stop)?.expect(0)?;
-                ensure!(output.stderr.contains("moved"), "{output:?}");
-                ensure!((*stop == "file") == output.stderr.contains("master.key"), "{output:?}");
-                rests_in(home, stop, &names)?;
-                assert_eq!([home.key("demo")?, home.key("idle")?], keys);
-                let token = home.thv(["secret", "get", "token", "--yes"]).output()?.expect(0)?.stdout;
-                assert_eq!(token, "hush\n");
-                // There already: nothing to do, unless a passphrase is to be another.
-                if *stop != "passphrase" {
-                    let chosen = settings(home)?;
-                    let output = exchange(home, stop)?.expect(0)?;
-                    ensure!(output.stderr.contains("already") && settings(home)? == chosen, "{output:?}");
-                }
-                Ok(())
-            };
-            tried().map_err(|failure| failure.during(format!("to {stop}")))?;
-            add(&mut live)?;
-            answers(home, "demo")?;
-            home.thv(["restart", "demo"]).output()?.expect(0)?;
-            add(&mut live)?;
-            home.thv(["start", "idle"]).output()?.expect(0)?;
-            answers(home, "idle")?;
-            home.thv(["stop", "idle"]).output()?.expect(0)?;
-        }
-        end(live)?;
-        assert_eq!([home.key("demo")?, home.key("idle")?], keys);
-        super::passphrase::forget(home)?;
-        home.thv(["rm", "--all"]).output()?.expect(0)?;
-        home.thv(["secret", "delete", "token"]).output()?.expect(0).map(drop)
+        let outcome = tour_of(home, stops);
+        outcome.and(super::passphrase::forget(home))
     })
+}
+
+fn tour_of(home: &Home, stops: &[&str]) -> Result {
+    demo(home, "demo")?;
+    demo(home, "idle")?;
+    home.thv(["stop", "idle"]).output()?.expect(0)?;
+    home.thv(["secret", "set", "token"]).stdin("hush").output()?.expect(0)?;
+    let keys = [home.key("demo")?, home.key("idle")?];
+    let names = names_in_keychain(home)?;
+    rests_in(home, "keychain", &names)?;
+    let mut live = home.bridge("demo")?;
+    live.initialize()?;
+    for stop in stops {
+        let tried = || -> Result {
+            let output = exchange(home, stop)?.expect(0)?;
+            ensure!(output.stderr.contains("moved"), "{output:?}");
+            ensure!((*stop == "file") == output.stderr.contains("master.key"), "{output:?}");
+            rests_in(home, stop, &names)?;
+            assert_eq!([home.key("demo")?, home.key("idle")?], keys);
+            let token = home.thv(["secret", "get", "token", "--yes"]).output()?.expect(0)?.stdout;
+            assert_eq!(token, "hush\n");
+            // There already: nothing to do, unless a passphrase is to be another.
+            if *stop != "passphrase" {
+                let chosen = settings(home)?;
+                let output = exchange(home, stop)?.expect(0)?;
+                ensure!(output.stderr.contains("already") && settings(home)? == chosen, "{output:?}");
+            }
+            Ok(())
+        };
+        tried().map_err(|failure| failure.during(format!("to {stop}")))?;
+        add(&mut live)?;
+        answers(home, "demo")?;
+        home.thv(["restart", "demo"]).output()?.expect(0)?;
+        add(&mut live)?;
+        home.thv(["start", "idle"]).output()?.expect(0)?;
+        answers(home, "idle")?;
+        home.thv(["stop", "idle"]).output()?.expect(0)?;
+    }
+    end(live)?;
+    assert_eq!([home.key("demo")?, home.key("idle")?], keys);
+    home.thv(["rm", "--all"]).output()?.expect(0)?;
+    home.thv(["secret", "delete", "token"]).output()?.expect(0).map(drop)
 }
 
 #[test]
