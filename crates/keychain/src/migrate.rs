@@ -61,11 +61,17 @@ pub struct Copied {
 /// Copies the keys of workloads, and all of the users' secrets. The caller holds the locks of all of them.
 ///
 /// An entry that the target holds already with the same value, which an earlier attempt may have left, is taken as
-/// it is; with another value it is an error before anything is written.
+/// it is; with another value it is an error before anything is written, unless `leftovers` says that the target holds
+/// nothing but copies that such an attempt has left.
 ///
 /// # Errors
 /// Nothing was moved. What was written to the target is deleted again, as far as the target lets it.
-pub fn copy(from: &impl Store, to: &impl Store, workloads: &[Name]) -> Result<Copied, MigrateError> {
+pub fn copy(
+    from: &impl Store,
+    to: &impl Store,
+    workloads: &[Name],
+    leftovers: bool,
+) -> Result<Copied, MigrateError> {
     let entries = entries(from, workloads)?;
     let values = read(from, "read", entries)?;
     let entries: Vec<Entry> = values.iter().map(|(entry, _)| entry.clone()).collect();
@@ -76,6 +82,7 @@ pub fn copy(from: &impl Store, to: &impl Store, workloads: &[Name]) -> Result<Co
         match present.iter().find(|(present, _)| present == entry) {
             None => missing.push((entry, value)),
             Some((_, other)) if other.expose() == value.expose() => {}
+            Some(_) if leftovers => missing.push((entry, value)),
             Some(_) => return Err(MigrateError::Occupied { entry: entry.clone() }),
         }
     }
@@ -215,7 +222,7 @@ mod tests {
     fn everything_moves_and_nothing_stays() {
         let (from, workloads) = filled();
         let (before, to) = (contents(&from), MemoryStore::new());
-        let copied = copy(&from, &to, &workloads).unwrap();
+        let copied = copy(&from, &to, &workloads, false).unwrap();
         assert_eq!(copied.entries().len(), 9);
         assert_eq!((contents(&from), contents(&to)), (before.clone(), before.clone()));
         copied.delete_source(&from).unwrap();
@@ -229,7 +236,7 @@ mod tests {
         // As an earlier attempt that was cut off would have left it.
         let (entry, value) = (Entry::secret("x").unwrap(), Secret::from_text("x"));
         to.set(&entry, &value).unwrap();
-        copy(&from, &to, &workloads).unwrap().undo(&to).unwrap();
+        copy(&from, &to, &workloads, false).unwrap().undo(&to).unwrap();
         assert_eq!(to.names(), [entry]);
         assert_eq!(contents(&from), before);
     }
@@ -240,7 +247,7 @@ mod tests {
         let to = MemoryStore::new();
         to.set(&Entry::shared_key(&name("b")), &Secret::from_text("other")).unwrap();
         let before = contents(&to);
-        let error = copy(&from, &to, &workloads).err().unwrap();
+        let error = copy(&from, &to, &workloads, false).err().unwrap();
         assert!(
             matches!(&error, MigrateError::Occupied { entry } if *entry == Entry::shared_key(&name("b")))
         );
@@ -286,7 +293,7 @@ mod tests {
         let before = contents(&from);
         for (left, lies) in (0..9).flat_map(|left| [(left, false), (left, true)]) {
             let to = Bad { store: MemoryStore::new(), left: Mutex::new(left), lies };
-            let error = copy(&from, &to, &workloads).err().expect("the target is bad");
+            let error = copy(&from, &to, &workloads, false).err().expect("the target is bad");
             assert_eq!(matches!(error, MigrateError::NotKept { .. }), lies, "{error}");
             assert!(to.store.names().is_empty(), "write {left}");
             assert_eq!(contents(&from), before);

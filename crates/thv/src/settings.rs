@@ -11,6 +11,7 @@ use crate::failure::{Exit, Failure, Outcome};
 const STORE: &str = "store";
 const PROVIDER: &str = "provider";
 const FILE: &str = "file";
+const UNCLEAN: &str = "unclean";
 
 /// The stores that can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -64,6 +65,8 @@ pub struct Choice {
     /// The name of the encrypted file, when it is not the usual one: a file that takes another's place exists beside
     /// it for a moment.
     pub file: Option<String>,
+    /// A store that may hold copies from a move that was cut off. Nothing in it counts.
+    pub unclean: Option<Provider>,
     /// When (RFC 3339).
     pub chosen_at: String,
     /// What was seen then, for whoever wonders later.
@@ -85,7 +88,9 @@ pub fn read(home: &Home) -> Outcome<Option<Choice>> {
     if file.as_ref().is_some_and(|name| !is_file_name(name)) {
         return Err(unusable(home, "its file is not the plain name of an .enc file"));
     }
-    Ok(Some(Choice { provider, file, chosen_at: text("chosen_at"), seen: text("seen") }))
+    let unclean = text(UNCLEAN);
+    let unclean = Provider::ALL.into_iter().find(|provider| provider.as_str() == unclean);
+    Ok(Some(Choice { provider, file, unclean, chosen_at: text("chosen_at"), seen: text("seen") }))
 }
 
 /// Writes what was chosen; everything else in the file stays as it is.
@@ -101,6 +106,10 @@ pub fn record(home: &Home, choice: &Choice) -> Outcome {
     match &choice.file {
         Some(name) => table.insert(FILE, value(name.as_str())),
         None => table.remove(FILE),
+    };
+    match choice.unclean {
+        Some(provider) => table.insert(UNCLEAN, value(provider.as_str())),
+        None => table.remove(UNCLEAN),
     };
     files::write_atomic(&home.config_toml(), document.to_string().as_bytes()).map_err(|error| {
         Failure::new(Exit::Failed, "the choice of a store cannot be recorded").because(&error)
@@ -147,12 +156,13 @@ mod tests {
         let choice = Choice {
             provider: Provider::FileKeychain,
             file: Some("secrets-2.enc".into()),
+            unclean: Some(Provider::Keychain),
             chosen_at: "2026-01-01T00:00:00Z".into(),
             seen: "a \"quoted\" thing".into(),
         };
         record(&home, &choice).unwrap();
         assert_eq!(read(&home).unwrap().unwrap(), choice);
-        let again = Choice { provider: Provider::File, file: None, ..choice };
+        let again = Choice { provider: Provider::File, file: None, unclean: None, ..choice };
         record(&home, &again).unwrap();
         assert_eq!(read(&home).unwrap().unwrap(), again);
         let text = String::from_utf8(files::read(&home.config_toml()).unwrap().unwrap()).unwrap();
@@ -173,8 +183,13 @@ mod tests {
             assert_eq!(files::read(&home.config_toml()).unwrap().unwrap(), wrong.as_bytes());
         }
         let (_dir, home) = home("store = 'x'\n");
-        let choice =
-            Choice { provider: Provider::File, file: None, chosen_at: String::new(), seen: String::new() };
+        let choice = Choice {
+            provider: Provider::File,
+            file: None,
+            unclean: None,
+            chosen_at: String::new(),
+            seen: String::new(),
+        };
         assert!(record(&home, &choice).is_err());
     }
 

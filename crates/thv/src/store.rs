@@ -47,7 +47,7 @@ pub fn known(home: &Home) -> Outcome<Option<Choice>> {
 
 /// A choice made now.
 pub fn choice(provider: Provider, seen: impl Into<String>) -> Choice {
-    Choice { provider, file: None, chosen_at: timestamp(SystemTime::now()), seen: seen.into() }
+    Choice { provider, file: None, unclean: None, chosen_at: timestamp(SystemTime::now()), seen: seen.into() }
 }
 
 /// Opens a store as a process does that has nobody to ask for a passphrase. Nothing is read or made yet.

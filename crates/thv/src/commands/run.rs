@@ -41,6 +41,10 @@ pub fn run(environment: &Environment, args: &Run, debug: bool) -> Outcome {
     // The store before the workload's lock: choosing one waits for those who use it, and they for workloads.
     let vault = if config.is_locked() { KeyVault::to_fill(home)? } else { KeyVault::to_change(home)? };
     let lock = lock(home, name)?;
+    if config.is_locked() {
+        // A store that does not answer must be known before anything is made that would have to be undone in it.
+        vault.vault().current(name).map_err(|error| keys::failed("cannot make the key", name, &error))?;
+    }
     let (runtime, interrupt) = supervise::runtime()?;
     let creation = Creation::begin(home, lock, &vault, &config).map_err(|error| created(name, error))?;
     let (keys, key_info) = vault.of(name, &config)?;

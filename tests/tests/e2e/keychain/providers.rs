@@ -301,7 +301,14 @@ fn a_move_that_breaks_off_loses_nothing() -> Result {
                 };
                 ensure!(expected, "{how:?}, and the store is {now}\n{}", command.stderr());
                 all_there(home, &names, &keys)?;
+                // What changes afterwards differs from the copies that were left, and they are in nobody's way.
+                let last = &names[MANY - 1];
+                home.thv(["secret", "delete", last]).output()?.expect(0)?;
+                home.thv(["secret", "set", last]).stdin(format!("value of {last}")).output()?.expect(0)?;
+                home.thv(["secret", "set", "token"]).stdin(format!("{how:?} {to}")).output()?.expect(0)?;
                 exchange(home, to)?.expect(0)?;
+                let value = home.thv(["secret", "get", "token", "--yes"]).output()?.expect(0)?.stdout;
+                assert_eq!(value, format!("{how:?} {to}\n"));
                 assert_eq!(provider(home)?, to);
                 all_there(home, &names, &keys)
             };

@@ -113,7 +113,15 @@ fn exchange(home: &Home, provider: Provider, descriptor: Option<u32>) -> Outcome
     let from = store::open(home, &old)?;
     let names = registry::names(home)
         .map_err(|error| Failure::new(Exit::Failed, "cannot list the workloads").because(&error))?;
-    let copied = migrate::copy(&from, &to, &names).map_err(|error| refused(&error))?;
+    // Whatever cuts this off, the next move knows which of the two holds nothing but copies.
+    settings::record(home, &Choice { unclean: Some(provider), ..old.clone() })?;
+    let leftovers = old.unclean == Some(provider);
+    let copied = migrate::copy(&from, &to, &names, leftovers).map_err(|error| {
+        // That nothing was moved is what matters, should this fail, too.
+        let _ = settings::record(home, &old);
+        refused(&error)
+    })?;
+    new.unclean = Some(old.provider);
     let count = copied.entries().len();
     if let Err(failure) = settings::record(home, &new) {
         if let Err(error) = copied.undo(&to) {
@@ -121,8 +129,14 @@ fn exchange(home: &Home, provider: Provider, descriptor: Option<u32>) -> Outcome
         }
         return Err(failure.hint("nothing was moved"));
     }
-    if let Err(error) = copied.delete_source(&from) {
-        say::talk(&format!("warning: {} still holds copies: {error}", old.provider.place()));
+    match copied.delete_source(&from) {
+        Ok(()) => {
+            new.unclean = None;
+            settings::record(home, &new)?;
+        }
+        Err(error) => {
+            say::talk(&format!("warning: {} still holds copies: {error}", old.provider.place()));
+        }
     }
     let left = from.entries();
     drop(from);
