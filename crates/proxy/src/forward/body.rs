@@ -17,14 +17,20 @@ use super::pool::{Conn, Pool};
 use super::report::Tally;
 use crate::body::BoxError;
 
-/// What went wrong with a client's body, for the one who waits for the answer.
+/// What became of a client's body, for the one who waits for the answer.
 #[derive(Clone, Default)]
 pub(super) struct Trouble(Arc<AtomicU8>);
 
 const TOO_LARGE: u8 = 1;
 const BROKEN: u8 = 2;
+const WHOLE: u8 = 3;
 
 impl Trouble {
+    /// Whether the body has been taken to its end.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WHOLE
+    }
+
     pub(super) fn fault(&self, limit: usize) -> Option<Fault> {
         match self.0.load(Ordering::Acquire) {
             TOO_LARGE => Some(Fault::TooLarge { limit, size: None }),
@@ -63,14 +69,17 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        let frame = match ready!(this.body.poll_frame(cx)) {
+        let mut this = self.project();
+        let frame = match ready!(this.body.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 this.trouble.0.store(BROKEN, Ordering::Release);
                 return Poll::Ready(Some(Err(error.into())));
             }
-            None => return Poll::Ready(None),
+            None => {
+                this.trouble.0.store(WHOLE, Ordering::Release);
+                return Poll::Ready(None);
+            }
         };
         let mut frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
         if let Some(data) = frame.data_ref() {
@@ -81,6 +90,10 @@ where
             *this.left = left;
         } else if let Some(trailers) = frame.trailers_mut() {
             headers::trailers(trailers);
+        }
+        // Of a body with a length, nobody asks for what comes after the last byte.
+        if this.body.is_end_stream() {
+            this.trouble.0.store(WHOLE, Ordering::Release);
         }
         Poll::Ready(Some(Ok(frame)))
     }

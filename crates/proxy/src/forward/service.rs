@@ -5,6 +5,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
@@ -27,6 +28,9 @@ use crate::body::{BoxError, ResponseBody};
 
 /// How often a request may meet a connection that is closed before a byte of it is written.
 const MAX_UNSENT: u32 = 3;
+
+/// Up to this size, in bytes, a server is taken to have read a message that it refused.
+const HEARD_OUT: u64 = 64 * 1024;
 
 /// Forwards requests to one upstream. Clones share its connections.
 ///
@@ -133,10 +137,12 @@ impl<C: Connect> Forward<C> {
             headers::refuse_encodings(&mut parts.headers);
         }
         let trouble = Trouble::default();
-        let body = if body.is_end_stream() {
-            ResponseBody::default()
-        } else {
+        let has_body = !body.is_end_stream();
+        let is_small = body.size_hint().upper().is_some_and(|size| size <= HEARD_OUT);
+        let body = if has_body {
             ResponseBody::streamed(Sent::new(body, options.max_message_bytes, trouble.clone()))
+        } else {
+            ResponseBody::default()
         };
         let sending = self.send(Request::from_parts(parts, body), &trouble);
         let (mut conn, response) = match options.head_timeout {
@@ -147,7 +153,14 @@ impl<C: Connect> Forward<C> {
         };
 
         let (mut parts, incoming) = response.into_parts();
-        conn.kept = headers::keep_alive_timeout(&parts.headers);
+        // A server that has answered before the request's end may never read the rest, and then no further request
+        // either. Sockets take much at once, so what was sent may wait unread.
+        let heard_out = trouble.is_whole() && (is_small || parts.status.as_u16() < 400);
+        conn.kept = if has_body && !heard_out {
+            Some(Duration::ZERO)
+        } else {
+            headers::keep_alive_timeout(&parts.headers)
+        };
         headers::to_client(&mut parts.headers);
         parts.version = Version::HTTP_11;
         let base = Base { site: Arc::clone(site), ours, theirs };

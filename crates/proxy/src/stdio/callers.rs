@@ -13,7 +13,7 @@ use super::Spawn;
 use super::host::{Reply, Shared, StdioHost};
 use super::link::{End, Peer, Refused};
 use super::messages::{legacy_only, not_a_message};
-use super::modern::{Headed, NoWorker, Worker, mismatch, respond, take};
+use super::modern::{Headed, NoWorker, Worker, check, mismatch, respond, take};
 use super::refusal::Refusal;
 use super::respond::accepted;
 use super::room::{Place, bind};
@@ -37,7 +37,7 @@ impl<S: Spawn> StdioHost<S> {
             let text = "the body must be a single message: revision 2026-07-28 has no batches";
             return Err(Refusal::about(StatusCode::BAD_REQUEST, None, INVALID_REQUEST, text));
         };
-        let envelope = match take(parts, &message)? {
+        let envelope = match take(&message)? {
             Headed::Request(envelope) => envelope,
             Headed::Notification => {
                 // Ids of the caller mean nothing to the server: a request is cancelled by closing its response.
@@ -52,6 +52,7 @@ impl<S: Spawn> StdioHost<S> {
         let (id, shared) = (message.id.as_ref(), &self.0);
         for _ in 0..TRIES {
             let worker = self.worker(&owner, id).await?;
+            check(parts, &message, &envelope)?;
             let checked = worker.check_params(&message, &envelope, &parts.headers).await;
             checked.map_err(|error| mismatch(&message, &error))?;
             match worker.submit(&line, &mut place, &message, &envelope).await {

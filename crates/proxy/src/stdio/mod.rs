@@ -38,7 +38,7 @@
 //!
 //! # Modern callers
 //!
-//! Headers are compared with the body first: a missing `_meta` member is 400 with -32602, a header that is missing or
+//! Headers are compared with the body before a server gets the request: a missing `_meta` member is 400 with -32602, a header that is missing or
 //! says something else 400 with -32020, and so is an `Mcp-Param-*` of a tool whose schema asks for it; for that the
 //! server is asked for its tools once, and again before a call is refused. GET and DELETE are 405. Each request gets an
 //! id of ours on its way to the server and its own on the way back, as do progress tokens and subscriptions; every

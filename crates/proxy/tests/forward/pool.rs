@@ -219,3 +219,24 @@ async fn surplus_bytes_do_not_become_the_next_answer() {
     let response = played.exchange(get("/"), OK).await;
     assert_eq!(text(response).await, "ok");
 }
+
+/// A server that refuses a large message may leave the rest of it unread for ever, as Express does. A further request on
+/// that connection would never be answered.
+#[tokio::test]
+async fn a_connection_with_a_request_that_was_refused_unread_is_not_used_again() {
+    // More than sockets take while nobody reads, and less.
+    for size in [15 << 20, 256 << 10] {
+        let played = Played::new(Options::default()).await;
+        for _ in 0..3 {
+            let (response, _peer) = tokio::join!(played.front.send(post("/", vec![b'x'; size])), async {
+                let mut peer = played.accept().await;
+                peer.head().await;
+                peer.say("HTTP/1.1 400 No\r\ncontent-length: 2\r\n\r\nno").await;
+                peer
+            });
+            assert_eq!(response.status(), 400);
+            assert_eq!(text(response).await, "no");
+            assert_eq!(played.forward.idle_connections(), 0);
+        }
+    }
+}

@@ -258,7 +258,8 @@ pub(crate) fn modern(id: impl Into<Value>, method: &str, mut params: Value) -> V
 pub(crate) fn modern_post(body: &str) -> Request<Full<Bytes>> {
     let mut request = post(None, body);
     let Ok(Incoming::One(message)) = peek(body.as_bytes()) else { panic!("{body}") };
-    let fields = headers::derive(&message, &Envelope::of(&message).unwrap()).unwrap();
+    let version = Envelope::of(&message).unwrap().protocol_version;
+    let fields = headers::derive(&message, &version).unwrap();
     request.headers_mut().extend(fields.into_iter().map(|(name, value)| (Some(name), value)));
     request
 }

@@ -1,4 +1,5 @@
-//! The host of stdio servers, driven as a service, in front of servers that the tests play themselves.
+//! The host of stdio servers, driven as a service, in front of servers that the tests play themselves, and of one
+//! that they do not.
 
 mod harness;
 mod hostile;
@@ -8,4 +9,5 @@ mod modern;
 mod refusals;
 mod resume;
 mod routing;
+mod sdk;
 mod storm;

@@ -92,6 +92,25 @@ async fn an_answer_waits_for_the_client_that_comes_back() {
 }
 
 #[tokio::test]
+async fn what_waited_for_a_connection_that_broke_waits_for_the_next() {
+    let mut world = World::new();
+    let (id, mut server, stream) = streaming(&mut world, NOW).await;
+    let last = stream.last.clone().unwrap();
+    // Nothing of this is written any more: the connection is not read.
+    server.say(progress("t", 2)).await;
+    server.say(sampling(7)).await;
+    server.answer(1, json!("done")).await;
+    settle().await;
+    drop(stream);
+    let mut again = Stream::new(world.send(resume(&id, &last)).await);
+    assert_eq!(again.next().await, Some(progress("t", 2)));
+    assert_eq!(again.next().await, Some(answer(1, "done")));
+    assert_eq!(again.next().await, None);
+    // The server's request did not wait.
+    assert_eq!(world.get(&id).await.next().await, Some(sampling(7)));
+}
+
+#[tokio::test]
 async fn a_client_that_was_only_primed_comes_back_too() {
     let mut world = World::new();
     let (id, mut server) = world.open(NOW).await;

@@ -32,22 +32,18 @@ pub fn name<'a>(message: &Peek<'a>) -> Option<Cow<'a, str>> {
     text(name?.get())
 }
 
-/// The standard headers of a request, for a client to send.
+/// The standard headers of a message in this version of the protocol, for a client to send.
 ///
 /// # Errors
 /// [`NoHeader`], if method or version hold what a header cannot.
-pub fn derive(
-    message: &Peek<'_>,
-    envelope: &Envelope<'_>,
-) -> Result<Vec<(HeaderName, HeaderValue)>, NoHeader> {
+pub fn derive(message: &Peek<'_>, version: &str) -> Result<Vec<(HeaderName, HeaderValue)>, NoHeader> {
     let plain = |name: HeaderName, text: &str| match HeaderValue::from_str(text) {
         // The far end would get it without the spaces around it.
         Ok(value) if text.trim_ascii() == text && text.is_ascii() => Ok((name, value)),
         _ => Err(NoHeader(name)),
     };
     let method = message.method.as_deref().unwrap_or_default();
-    let mut fields =
-        vec![plain(header::PROTOCOL_VERSION, &envelope.protocol_version)?, plain(header::METHOD, method)?];
+    let mut fields = vec![plain(header::PROTOCOL_VERSION, version)?, plain(header::METHOD, method)?];
     if let Some(name) = name(message) {
         fields.push(plain(header::NAME, &value::encode(&name))?);
     }
@@ -124,7 +120,9 @@ mod tests {
     }
 
     fn derived(body: &str) -> HeaderMap {
-        with(body, |message, envelope| derive(message, envelope).unwrap().into_iter().collect())
+        with(body, |message, envelope| {
+            derive(message, &envelope.protocol_version).unwrap().into_iter().collect()
+        })
     }
 
     fn checked(headers: &HeaderMap, body: &str) -> Result<(), Mismatch> {
@@ -192,7 +190,8 @@ mod tests {
     #[test]
     fn a_method_that_no_header_can_carry() {
         for method in ["tools/\n", " x", "größe"] {
-            let error = with(&body(method, json!({})), derive).unwrap_err();
+            let error =
+                with(&body(method, json!({})), |message, _| derive(message, "2026-07-28")).unwrap_err();
             assert_eq!(error, NoHeader(header::METHOD), "{method}");
         }
     }

@@ -37,19 +37,12 @@ pub(in super::super) fn is_modern(parts: &Parts, seen: &Incoming<'_>) -> bool {
     !session && !legacy && version != Version::Absent
 }
 
-/// Checks a message of a modern caller.
-pub(in super::super) fn take<'a>(parts: &Parts, message: &Peek<'a>) -> Result<Headed<'a>, Refusal> {
+/// What a message of a modern caller is, and what it says of itself.
+pub(in super::super) fn take<'a>(message: &Peek<'a>) -> Result<Headed<'a>, Refusal> {
     let bad = |code, text: &str| Refusal::about(StatusCode::BAD_REQUEST, message.id.as_ref(), code, text);
     match message.kind {
         Kind::Request => {
             let envelope = Envelope::of(message).map_err(|error| bad(INVALID_PARAMS, &error.to_string()))?;
-            headers::check(&parts.headers, message, &envelope).map_err(|error| mismatch(message, &error))?;
-            if message.is("initialize") {
-                // Over standard input the server could not tell whom the era of this request is to bind.
-                let text = "revision 2026-07-28 has no `initialize`";
-                let (status, id) = (StatusCode::NOT_FOUND, message.id.as_ref());
-                return Err(Refusal::about(status, id, METHOD_NOT_FOUND, text));
-            }
             Ok(Headed::Request(envelope))
         }
         Kind::Notification => Ok(Headed::Notification),
@@ -57,6 +50,23 @@ pub(in super::super) fn take<'a>(parts: &Parts, message: &Peek<'a>) -> Result<He
             Err(Refusal::about(StatusCode::BAD_REQUEST, None, INVALID_REQUEST, "clients send no responses"))
         }
     }
+}
+
+/// Checks a request of a modern caller, once it is known that there is a modern server: the errors would keep a client
+/// from falling back to the older era.
+pub(in super::super) fn check(
+    parts: &Parts,
+    message: &Peek<'_>,
+    envelope: &Envelope<'_>,
+) -> Result<(), Refusal> {
+    headers::check(&parts.headers, message, envelope).map_err(|error| mismatch(message, &error))?;
+    if message.is("initialize") {
+        // Over standard input the server could not tell whom the era of this request is to bind.
+        let text = "revision 2026-07-28 has no `initialize`";
+        let (status, id) = (StatusCode::NOT_FOUND, message.id.as_ref());
+        return Err(Refusal::about(status, id, METHOD_NOT_FOUND, text));
+    }
+    Ok(())
 }
 
 /// The refusal of a request whose headers do not match its body.

@@ -30,7 +30,7 @@ mod route;
 mod schemas;
 mod worker;
 
-pub(super) use gate::{Headed, is_modern, mismatch, take};
+pub(super) use gate::{Headed, check, is_modern, mismatch, take};
 pub(super) use outlet::respond;
 pub(super) use pool::{NoWorker, Pool};
 pub(super) use worker::Worker;

@@ -13,7 +13,7 @@ use thv_wire::modern::envelope::{CLIENT_CAPABILITIES, CLIENT_INFO, PROTOCOL_VERS
 use thv_wire::modern::{Envelope, status};
 use thv_wire::splice::{members, splice};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::super::link::{End, Life, Link, MAX_IN_FLIGHT, Peer, Refused};
 use super::super::queue::{Item, What};
@@ -202,12 +202,12 @@ impl Worker {
             }
             state.insert(Pending::Own(sender))
         };
+        // Whoever asks may be gone before the answer comes, if it ever does.
+        let _asked = Asked { worker: self, number };
         slot.send(
             format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"{method}","params":{params}}}"#).into(),
         );
-        let answer = tokio::time::timeout(patience, answer).await.ok()?.ok();
-        self.lock().pending.remove(&number);
-        answer
+        timeout(patience, answer).await.ok()?.ok()
     }
 
     /// The server has answered the probe.
@@ -294,6 +294,18 @@ impl Worker {
         }
         self.link.inward.close();
         self.link.outward.close();
+    }
+}
+
+/// A question of the host that waits for its answer.
+struct Asked<'a> {
+    worker: &'a Worker,
+    number: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.worker.lock().pending.remove(&self.number);
     }
 }
 

@@ -47,6 +47,9 @@ async fn a_server_of_the_older_era_is_found_out_once() {
         // The next caller learns it at once.
         let (status, error) = world.status(modern_as("other", &list(6))).await;
         assert!(is_fallback(status, &error), "{error}");
+        // Even if it comes through a bridge that knows nothing of the newer era's headers.
+        let (status, error) = world.status(post(None, &list(7).to_string())).await;
+        assert!(is_fallback(status, &error), "{error}");
         // And what the client does then works.
         world.open("2025-11-25").await;
     }

@@ -15,9 +15,10 @@ fn with(mut request: Request<Full<Bytes>>, name: &'static str, value: Option<&st
     request
 }
 
-#[tokio::test]
-async fn what_does_not_match_is_refused_before_anything_starts() {
-    let world = World::new();
+#[tokio::test(start_paused = true)]
+async fn what_does_not_match_is_refused_before_the_server_gets_it() {
+    let mut world = World::new();
+    let mut server = world.modern_server().await;
     let call = modern("c", "tools/call", json!({"name": "größe"})).to_string();
     for (name, value) in [
         ("mcp-protocol-version", None),
@@ -36,7 +37,8 @@ async fn what_does_not_match_is_refused_before_anything_starts() {
     let mut twice = modern_post(&call);
     twice.headers_mut().append("mcp-method", "tools/call".parse().unwrap());
     assert_eq!(world.status(twice).await.1["error"]["code"], -32020);
-    assert!(world.host.sessions().is_empty());
+    world.host.shutdown().await;
+    server.input_ended().await;
 }
 
 #[tokio::test]
@@ -62,11 +64,11 @@ async fn what_a_request_must_say_of_itself() {
 
 #[tokio::test]
 async fn the_revision_has_no_initialize() {
-    let world = World::new();
+    let mut world = World::new();
+    let _server = world.modern_server().await;
     let initialize = modern(1, "initialize", json!({"protocolVersion": "2025-11-25"})).to_string();
     let (status, error) = world.status(modern_post(&initialize)).await;
     assert_eq!((status, &error["id"], &error["error"]["code"]), (404, &json!(1), &json!(-32601)));
-    assert!(world.host.sessions().is_empty());
 }
 
 /// Answers as a server with one tool, whose parameter `p` belongs into a header if `annotated`.
@@ -134,4 +136,16 @@ async fn a_server_that_lists_no_tools_is_called_all_the_same() {
     server.answer(id, json!({})).await;
     assert_eq!(response.await.unwrap().status(), 200);
     settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_lists_its_tools_holds_up_no_call_for_ever() {
+    let mut world = World::new();
+    let mut server = world.modern_server().await;
+    let call = modern(1, "tools/call", json!({"name": "t", "arguments": {"p": "v"}})).to_string();
+    let response = world.start(modern_post(&call));
+    server.request("tools/list").await;
+    let (_, id) = server.request("tools/call").await;
+    server.answer(id, json!({})).await;
+    assert_eq!(response.await.unwrap().status(), 200);
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, Start, Stream, World, modern, modern_as, options};
+use crate::harness::{Server, Start, Stream, World, modern, modern_as, options, seconds};
 
 /// The callers of a history. Two of them have one owner, and so one server.
 const OWNERS: [&str; 3] = ["alice", "bob", "bob"];
@@ -130,7 +130,9 @@ proptest! {
     #[test]
     fn each_caller_sees_exactly_its_own(steps in prop::collection::vec(step(), 0..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(history(steps));
+        // A message that goes astray leaves somebody waiting.
+        let done = runtime.block_on(async { tokio::time::timeout(seconds(60), history(steps)).await });
+        prop_assert!(done.is_ok(), "somebody waits for ever");
     }
 }
 
