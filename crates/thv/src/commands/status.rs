@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use thv_workload::config::Transport;
 use thv_workload::control::Request;
 
 use super::existing;
@@ -10,6 +11,7 @@ use super::stop::ask;
 use crate::args::Status;
 use crate::environment::Environment;
 use crate::failure::Outcome;
+use crate::remote::Remote;
 use crate::say;
 
 /// Shows a workload; its supervisor is asked how many sessions there are.
@@ -36,7 +38,11 @@ pub fn status(environment: &Environment, args: &Status) -> Outcome {
     line("started", status.started_at.as_deref().unwrap_or_default());
     line("created", &config.created_at);
     match (&answer, status.supervisor) {
-        (Some(answer), _) => line("sessions", &answer.sessions.to_string()),
+        // A server that speaks HTTP keeps its sessions to itself.
+        (Some(answer), _) if config.transport == Transport::Stdio => {
+            line("sessions", &answer.sessions.to_string());
+        }
+        (Some(_), _) => {}
         (None, Some(_)) => line("sessions", "unknown: the supervisor does not answer"),
         (None, None) => {}
     }
@@ -48,6 +54,10 @@ pub fn status(environment: &Environment, args: &Status) -> Outcome {
 fn server(config: &thv_workload::config::RunConfig) -> String {
     let words =
         config.command.iter().map(|path| path.display().to_string()).chain(config.cmd_args.iter().cloned());
+    if let Some(url) = &config.remote_url {
+        return Remote::parse(url, true)
+            .map_or_else(|_| "a URL that cannot be used".to_owned(), |url| url.shown());
+    }
     let quoted =
         words.map(|word| if word.contains(' ') || word.is_empty() { format!("'{word}'") } else { word });
     quoted.collect::<Vec<_>>().join(" ")
