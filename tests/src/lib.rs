@@ -25,6 +25,7 @@
 //! test leave a process, a directory or a key in the open behind.
 #![forbid(unsafe_code)]
 
+mod browser;
 mod captured;
 mod command;
 mod desktop;
@@ -39,6 +40,7 @@ mod running;
 mod secret;
 mod stdio;
 
+pub use browser::{Answer, Asked, Browser, ORDER_BOUND, Room, Site};
 pub use captured::Captured;
 pub use command::{Output, Thv};
 pub use desktop::{Desktop, Keyring, NO_BUS};

@@ -1,7 +1,7 @@
 //! Linux: `/proc/net/tcp` names the socket and its user, `/proc/<pid>/fd` the process that has it open.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -22,10 +22,10 @@ pub(crate) fn listeners(port: u16) -> io::Result<Vec<Holder>> {
 }
 
 fn sockets(port: u16) -> io::Result<Vec<Socket>> {
-    let mut sockets = table(&fs::read_to_string("/proc/net/tcp")?);
+    let mut sockets = table(BufReader::new(File::open("/proc/net/tcp")?))?;
     // A kernel without IPv6 has no second table.
-    match fs::read_to_string("/proc/net/tcp6") {
-        Ok(text) => sockets.extend(table(&text)),
+    match File::open("/proc/net/tcp6") {
+        Ok(file) => sockets.extend(table(BufReader::new(file))?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -47,15 +47,22 @@ pub(crate) fn holders(port: u16) -> io::Result<Vec<Holder>> {
         .collect())
 }
 
-/// The listening sockets of a table. A line that is not understood is passed over: the format has only ever grown.
-fn table(text: &str) -> Vec<Socket> {
-    let line = |line: &str| {
+/// The listening sockets of a table. They come first (the kernel's `proc_net_tcp.rst`), so what follows is not read: a
+/// busy machine has thousands of connections, and the kernel takes a tenth of a second and more to write them all down.
+/// A line that is not understood is passed over: the format has only ever grown.
+fn table(lines: impl BufRead) -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for line in lines.lines().skip(1) {
+        let line = line?;
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (local, state, uid, inode) = (fields.get(1)?, fields.get(3)?, fields.get(7)?, fields.get(9)?);
-        (*state == LISTEN).then_some(())?;
-        Some(Socket { addr: address(local)?, uid: uid.parse().ok()?, inode: (*inode).to_owned() })
-    };
-    text.lines().skip(1).filter_map(line).collect()
+        let &[_, local, _, state, _, _, _, uid, _, inode, ..] = &fields[..] else { continue };
+        if state != LISTEN {
+            break;
+        }
+        let (Some(addr), Ok(uid)) = (address(local), uid.parse()) else { continue };
+        sockets.push(Socket { addr, uid, inode: inode.to_owned() });
+    }
+    Ok(sockets)
 }
 
 /// `0100007F:A391`: the address in 32-bit words of the machine's own byte order, the port in plain hex.
@@ -141,6 +148,30 @@ mod tests {
         for holder in &holders {
             assert_eq!(holder.process.as_ref().map(|process| process.pid), Some(std::process::id()));
             assert!(holder.to_string().contains(&std::process::id().to_string()));
+        }
+    }
+
+    #[test]
+    fn what_follows_the_listeners_is_not_read() {
+        let line = |port: &str, state: &str| {
+            format!(
+                "   0: 0100007F:{port} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  7 0 42 1\n"
+            )
+        };
+        let text =
+            ["head\n", &line("0001", "0A"), "  new\n", &line("0002", "0A"), &line("0003", "06")].concat();
+        // The end of the text, and then an error.
+        let lines = BufReader::new(io::Read::chain(text.as_bytes(), Broken));
+        let ports: Vec<_> =
+            table(lines).unwrap().iter().map(|socket| (socket.addr.port(), socket.uid)).collect();
+        assert_eq!(ports, [(1, 7), (2, 7)]);
+    }
+
+    struct Broken;
+
+    impl io::Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("read too far"))
         }
     }
 

@@ -8,6 +8,9 @@ use thv_wire::message::Id;
 /// How many questions are remembered. Beyond that the oldest is forgotten, and its answer passed on as it comes.
 const MAX: usize = 1024;
 
+/// The life of what is said outside of any session, where no server may ask: an answer to that belongs to no session.
+pub(crate) const NO_SESSION: u64 = u64::MAX;
+
 /// The questions that the client has not answered yet.
 ///
 /// A session has a number, its life, which is drawn before it is begun anew: what still comes from the one before can

@@ -23,6 +23,7 @@ use crate::pool::Effort;
 use crate::relay::{Initialize, Relay};
 use crate::renew::{INITIALIZED, PATIENCE, REPLAY, REPLAYS, version_in};
 use crate::session::Session;
+use crate::target::Transport;
 
 /// How often a session is tried to be begun on streams that break off.
 const ATTEMPTS: u32 = 4;
@@ -186,7 +187,7 @@ impl Relay {
         let mut half = Half(Some(Arc::clone(&channel)));
         let params = self.session.params().filter(|_| !fresh);
         let version = self.session.current().version;
-        let session = Session { life, version, open: true, ..Session::default() };
+        let session = Session { life, version, over: Transport::Sse, open: true, ..Session::default() };
         if let Some(params) = &params {
             channel.begun.store(true, Ordering::Release);
             self.begin_on(&channel, &session, params, effort).await?;
@@ -206,6 +207,7 @@ impl Relay {
             method: Method::GET,
             headers: Session::default().get(None),
             effort,
+            over: Transport::Sse,
             ..self.post(&Session::default(), Bytes::new())
         };
         let reply = self.pool.exchange(&call).await?;
@@ -319,6 +321,7 @@ impl Relay {
             to: Some(channel.endpoint.clone()),
             until: Some(channel.closed.subscribe()),
             effort,
+            over: Transport::Sse,
             wanted: &wanted_here,
             ..self.post(session, body)
         };

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::failure::Failure;
 use crate::finder::Route;
 use crate::pool::{Conn, Effort, Pool, SendError, unreachable};
-use crate::target::Why;
+use crate::target::{Transport, Why};
 
 /// How often a request may meet a connection that is closed before a byte of it is written.
 const MAX_UNSENT: u32 = 3;
@@ -26,6 +26,8 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) effort: Effort,
+    /// What it is made for. Over the other transport it would mean something else.
+    pub(crate) over: Transport,
     /// Where on the server it goes, if not to the endpoint.
     pub(crate) to: Option<Uri>,
     /// Asked right before the request is handed to a connection of this route: is it still wanted there?
@@ -153,6 +155,10 @@ impl Pool {
         let mut unsent = 0;
         loop {
             let mut conn = self.take(call.effort).await?;
+            if conn.route.transport != call.over {
+                self.give_back(conn);
+                return Err(Failure::Elsewhere);
+            }
             if !(call.wanted)(&conn.route) {
                 self.give_back(conn);
                 return Err(Failure::Withdrawn);

@@ -38,6 +38,9 @@ pub(crate) enum Failure {
         "no session could be begun with the server: {0}; the request was not sent, and `thv logs` may tell why"
     )]
     NoSession(&'static str),
+    /// The workload is spoken to over the other transport now. Nothing was sent.
+    #[error("the server changed its transport while the request was on its way; the request was not sent")]
+    Elsewhere,
     /// The connection broke after bytes of the request were sent.
     #[error("the connection was lost before the answer came; the request may or may not have run")]
     Lost,
@@ -65,7 +68,7 @@ impl Failure {
             Self::Locate(error) => error.reason,
             Self::KeyRefused(_) => Reason::KeyRefused,
             Self::Stranger { .. } => Reason::Stranger,
-            Self::Unreachable { .. } | Self::NoSession(_) => Reason::NotRunning,
+            Self::Unreachable { .. } | Self::NoSession(_) | Self::Elsewhere => Reason::NotRunning,
             Self::Lost => Reason::ConnectionLost,
             Self::Http { .. } => Reason::UpstreamHttp,
             Self::TooLarge { .. } => Reason::TooLarge,
@@ -114,6 +117,7 @@ mod tests {
             (Failure::Stranger { name: name.clone(), addr, why: "no proof" }, -33003, "stranger"),
             (Failure::Unreachable { name, addr, cause: "refused".into() }, -33004, "not_running"),
             (Failure::NoSession("it takes too long"), -33004, "not_running"),
+            (Failure::Elsewhere, -33004, "not_running"),
             (Failure::Http { status, what: "" }, -33005, "upstream_http"),
             (Failure::TooLarge { what: "message", size: Some(9), limit: 8 }, -33006, "too_large"),
             (Failure::ShuttingDown, -33007, "shutting_down"),

@@ -12,13 +12,15 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::era::{About, Modern};
 use crate::failure::Failure;
 use crate::gate::{Gate, Opener};
 use crate::ordered::{Item, ItemKind};
-use crate::pending::Expected;
+use crate::pending::{Expected, Traits};
 use crate::relay::{Initialize, Relay};
-use crate::request::Job;
+use crate::request::{Job, What};
 use crate::state::Change;
+use crate::target::Transport;
 
 /// What all messages under way together may cost, in KiB.
 const ROOM_KIB: usize = 64 * 1024;
@@ -106,32 +108,22 @@ impl Intake {
         };
         match seen {
             Incoming::One(one) => match (one.kind, one.id.clone()) {
-                (Kind::Request, Some(id)) => {
-                    let initialize = one.is("initialize").then(|| Initialize {
-                        id: id.clone(),
-                        params: one.params.map(|params| line.slice_ref(params.get().as_bytes())),
-                        session: None,
-                    });
-                    self.request(line.clone(), vec![(id, Change::of(&one))], initialize, room, tasks);
-                }
+                (Kind::Request, Some(id)) => self.take_request(line, &one, id, room, tasks),
                 (Kind::Notification, _) if one.is("notifications/initialized") => {
                     self.push(line.clone(), ItemKind::Initialized, None, room);
                 }
-                (Kind::Notification, _) => {
-                    let cancelled = one.cancelled_id();
-                    self.push(line.clone(), ItemKind::Notification, cancelled.as_ref(), room);
-                }
+                (Kind::Notification, _) => self.take_notification(line, &one, room),
                 (_, id) => self.push(line.clone(), ItemKind::Response, id.as_ref(), room),
             },
             Incoming::Batch(parts) => {
                 let of = |kind| move |seen: &&Peek<'_>| seen.kind == kind;
                 let messages = || parts.iter().map(|(_, seen)| seen);
-                let ids: Vec<(Id, Option<Change>)> = messages()
+                let ids: Vec<(Id, Traits)> = messages()
                     .filter(of(Kind::Request))
-                    .filter_map(|seen| Some((seen.id.clone()?, Change::of(seen))))
+                    .filter_map(|seen| Some((seen.id.clone()?, in_session(seen))))
                     .collect();
                 if !ids.is_empty() {
-                    self.request(line.clone(), ids, None, room, tasks);
+                    self.request(line.clone(), ids, What::InSession, room, tasks);
                 } else if messages().any(|seen| seen.kind == Kind::Notification) {
                     self.push(line.clone(), ItemKind::Notification, None, room);
                 } else {
@@ -141,18 +133,77 @@ impl Intake {
         }
     }
 
+    fn take_request(
+        &mut self,
+        line: &Bytes,
+        seen: &Peek<'_>,
+        id: Id,
+        room: OwnedSemaphorePermit,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let (what, traits) = match Modern::of(seen) {
+            Some(Ok(modern)) => {
+                self.relay.era.note(&modern);
+                let endless = modern.about == About::Listen;
+                (What::Alone(modern), Traits { change: None, alone: true, endless })
+            }
+            Some(Err(error)) => {
+                let answer = error_response(Some(&id), code::INVALID_REQUEST, &error.to_string(), None);
+                return self.reply(answer.into(), room, tasks);
+            }
+            None if seen.is("initialize") => {
+                self.relay.era.end();
+                let params = seen.params.map(|params| line.slice_ref(params.get().as_bytes()));
+                let over = Transport::Streamable;
+                let initialize = Initialize { id: id.clone(), params, session: None, over };
+                (What::Initialize(initialize), in_session(seen))
+            }
+            None => (What::InSession, in_session(seen)),
+        };
+        self.request(line.clone(), vec![(id, traits)], what, room, tasks);
+    }
+
+    fn take_notification(&mut self, line: &Bytes, seen: &Peek<'_>, room: OwnedSemaphorePermit) {
+        let cancelled = seen.cancelled_id();
+        let outside = self.relay.era.outside(&self.relay.session.current());
+        // Over HTTP with SSE all is of one era.
+        if self.relay.pool.finder.known_transport() == Transport::Streamable {
+            let pending = &self.relay.pending;
+            if cancelled.as_ref().is_some_and(|id| pending.withdraw_alone(id)) {
+                // The end of its connection says it (MCP 2026-07-28, `basic/patterns/cancellation`).
+                return;
+            }
+            let is_known = cancelled.as_ref().is_some_and(|id| pending.contains(id));
+            if outside.is_some() && seen.is("notifications/cancelled") && !is_known {
+                tracing::debug!("cancelled what is answered already");
+                return;
+            }
+        }
+        let modern = match Modern::of(seen) {
+            None => outside.map(|version| Modern::with(seen, Some(&version))),
+            claimed => claimed,
+        };
+        match modern.transpose() {
+            Ok(modern) => {
+                let item = self.item(line.clone(), ItemKind::Notification, cancelled.as_ref(), room);
+                self.enqueue(Item { modern: modern.map(|modern| modern.headers), ..item });
+            }
+            Err(error) => tracing::warn!(%error, "notification dropped"),
+        }
+    }
+
     /// Starts a request, or a batch with requests in it.
     fn request(
         &mut self,
         body: Bytes,
-        ids: Vec<(Id, Option<Change>)>,
-        initialize: Option<Initialize>,
+        ids: Vec<(Id, Traits)>,
+        what: What,
         room: OwnedSemaphorePermit,
         tasks: &mut JoinSet<()>,
     ) {
         let mut expected = Vec::with_capacity(ids.len());
-        for (id, change) in ids {
-            let Some(one) = self.relay.pending.expect(id, change) else {
+        for (id, traits) in ids {
+            let Some(one) = self.relay.pending.expect(id, traits) else {
                 // Which of the two an answer under that id belongs to could not be told.
                 let taken: Vec<Id> = expected.into_iter().map(|one: Expected| one.id).collect();
                 for id in taken {
@@ -164,29 +215,42 @@ impl Intake {
             };
             expected.push(one);
         }
-        let gate = self.gate.clone();
-        let opens = initialize.is_some().then(|| self.close_gate());
-        let job = Job { body, expected, initialize, gate, opens, _room: room };
+        let (gate, opens) = match &what {
+            // What stands alone waits for nothing.
+            What::Alone(_) => (Gate::default(), None),
+            What::InSession => (self.gate.clone(), None),
+            What::Initialize(_) => (self.gate.clone(), Some(self.close_gate())),
+        };
+        let job = Job { body, expected, what, gate, opens, _room: room };
         tasks.spawn(Arc::clone(&self.relay).run_request(job));
     }
 
     /// Queues a message that is sent in order; with the request that it cancels, or the server's that it answers.
     fn push(&mut self, body: Bytes, kind: ItemKind, about: Option<&Id>, room: OwnedSemaphorePermit) {
+        let item = self.item(body, kind, about, room);
+        self.enqueue(item);
+    }
+
+    fn enqueue(&self, item: Item) {
+        // The other end lives as long as this one.
+        let _ = self.ordered.send(item);
+    }
+
+    fn item(&mut self, body: Bytes, kind: ItemKind, about: Option<&Id>, room: OwnedSemaphorePermit) -> Item {
         let gate = self.gate.clone();
         let opens = (kind == ItemKind::Initialized).then(|| self.close_gate());
         let is_response = kind == ItemKind::Response;
-        let item = Item {
+        Item {
             body,
             kind,
+            modern: None,
             gate,
             opens,
             cancels: about.filter(|_| !is_response).and_then(|id| self.relay.pending.withdraw(id)),
             answers: about.filter(|_| is_response).cloned(),
             under_way: self.relay.pending.under_way(),
             room,
-        };
-        // The other end lives as long as this one.
-        let _ = self.ordered.send(item);
+        }
     }
 
     fn close_gate(&mut self) -> Opener {
@@ -204,6 +268,10 @@ impl Intake {
             drop((under_way, room));
         });
     }
+}
+
+fn in_session(seen: &Peek<'_>) -> Traits {
+    Traits { change: Change::of(seen), ..Traits::default() }
 }
 
 /// What a message of this length costs, in KiB.

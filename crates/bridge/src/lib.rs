@@ -1,11 +1,14 @@
 //! A relay of MCP messages between stdio and a guarded HTTP endpoint.
 //!
 //! [`run`] is what an AI client talks to instead of the server: it reads JSON-RPC messages from one stream, a
-//! line each, posts them to a workload over streamable HTTP (MCP 2025-03-26 to 2025-11-25) or over HTTP with SSE
-//! (MCP 2024-11-05), and writes what comes back to another stream, a line each. Every request is answered exactly once, with the server's
-//! answer or with an error of the relay's own that says what happened (`thv_wire::code`). Lost sessions,
-//! changed keys, moved ports and broken event streams are mended without the client noticing, as far as that
+//! line each, posts them to a workload over streamable HTTP (MCP 2025-03-26 to 2026-07-28) or over HTTP with SSE
+//! (MCP 2024-11-05), and writes what comes back to another stream, a line each. Every request is answered exactly
+//! once, with the server's answer or with an error of the relay's own that says what happened (`thv_wire::code`). Lost
+//! sessions, changed keys, moved ports and broken event streams are mended without the client noticing, as far as that
 //! is certain not to run anything twice.
+//!
+//! Which era a message belongs to, that with sessions or that without (2026-07-28), the message itself tells. What the
+//! newer one wants to see in HTTP headers is derived from the messages and from the tools that the server lists.
 //!
 //! Where the workload is and which key opens it, a [`Locate`] tells, again whenever the relay must ask.
 //!
@@ -14,11 +17,15 @@
 //! - It sends no key and no message to a listener that has not proved, on that very connection, that it holds
 //!   the same key (`thv_keygen::proof`).
 //! - It resolves no names, follows no redirects, uses no proxies, and repeats no request of which a byte was
-//!   sent, unless our own guard refused it before forwarding anything.
-//! - It changes no message. What it must look at, it looks at in place.
+//!   sent, unless it was refused before it ran: by our own guard, which then forwards nothing, by a session that is
+//!   over, or for headers that do not fit a tool that has changed, where the specification asks for another attempt.
+//! - It changes no message, with one exception: tools whose header annotations are invalid are cut out of a list, as
+//!   2026-07-28 demands of clients over HTTP. What it must look at, it looks at in place.
 //! - It is not an MCP server: it has no tools, no capabilities and no opinion on methods. It knows
-//!   `initialize`, `notifications/initialized` and `notifications/cancelled`, since HTTP demands it, and
-//!   `resources/subscribe`, `resources/unsubscribe` and `logging/setLevel`, to tell them to the next session.
+//!   `initialize`, `notifications/initialized`, `notifications/cancelled`, `server/discover`, `tools/list`,
+//!   `tools/call` and `subscriptions/listen`, since HTTP demands it, and `resources/subscribe`,
+//!   `resources/unsubscribe` and `logging/setLevel`, to tell them to the next session. The one thing that it asks on
+//!   its own is `tools/list`, where a tool is called that nobody has listed.
 //!
 //! A line that is not a JSON-RPC message is answered with JSON-RPC's own error under a `null` id, as JSON-RPC
 //! 2.0 (section 5) asks for a request whose id cannot be read.
@@ -29,6 +36,7 @@ mod backoff;
 mod channel;
 mod dial;
 mod endpoint;
+mod era;
 mod events;
 mod exchange;
 mod failure;
@@ -36,6 +44,7 @@ mod finder;
 mod gate;
 mod intake;
 mod listener;
+mod modern;
 mod ordered;
 mod outbox;
 mod own;
@@ -44,6 +53,7 @@ mod pool;
 mod relay;
 mod renew;
 mod request;
+mod schemas;
 mod session;
 mod state;
 mod target;
@@ -81,7 +91,8 @@ pub struct Options {
     pub max_message_bytes: usize,
     /// The longest message that the server may send, in bytes.
     pub max_answer_bytes: usize,
-    /// How many requests may be with the server at once; further ones wait. Each takes a connection.
+    /// How many requests may be with the server at once; further ones wait. Each takes a connection. Subscriptions
+    /// (`subscriptions/listen`) are counted apart, up to the same number.
     pub max_in_flight: usize,
     /// How long requests may still be answered after the input has ended.
     pub drain: Duration,

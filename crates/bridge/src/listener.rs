@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::events::{Events, Next};
 use crate::exchange::Call;
+use crate::failure::Failure;
 use crate::pool::Effort;
 use crate::relay::Relay;
 use crate::session::Session;
@@ -56,9 +57,23 @@ impl Relay {
 
     /// Passes on what the server has to say until it says that there is nothing to be had.
     async fn listen(&self, session: &Session, state: &mut Listening) {
-        match self.pool.finder.known_transport() {
-            Transport::Streamable => self.listen_to_get(session, state).await,
-            Transport::Sse => self.keep_channel(&mut state.backoff).await,
+        loop {
+            match self.pool.finder.known_transport() {
+                Transport::Sse => self.keep_channel(&mut state.backoff).await,
+                Transport::Streamable if session.is_elsewhere(Transport::Streamable) => {
+                    // A session that takes the place of this one ends this wait.
+                    sleep(state.backoff.pause()).await;
+                    if self.renew(session.generation, Effort::Look).await.is_ok() {
+                        return;
+                    }
+                }
+                Transport::Streamable => {
+                    self.listen_to_get(session, state).await;
+                    if self.pool.finder.known_transport() == Transport::Streamable {
+                        return;
+                    }
+                }
+            }
         }
     }
 
@@ -136,6 +151,8 @@ impl Relay {
                 tracing::debug!(status = %reply.status, "the server has no stream of its own");
                 Opened::Never
             }
+            // There is none of this kind, nor will there be.
+            Err(Failure::Elsewhere) => Opened::Never,
             Err(failure) => {
                 tracing::debug!(%failure, "the server's stream cannot be opened now");
                 Opened::NotNow
@@ -143,7 +160,7 @@ impl Relay {
         }
     }
 
-    /// Keeps a session open over HTTP with SSE, whose stream is read elsewhere.
+    /// Keeps a session open over HTTP with SSE, whose stream is read elsewhere, while that is how it is spoken to.
     async fn keep_channel(&self, backoff: &mut Backoff) {
         loop {
             match self.channel(Effort::Look, false).await {
@@ -154,6 +171,7 @@ impl Relay {
                         backoff.reset();
                     }
                 }
+                Err(Failure::Elsewhere) => return,
                 Err(failure) => tracing::debug!(%failure, "the session cannot be begun anew now"),
             }
             sleep(backoff.pause()).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use thv_wire::message::Id;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Item {
     pub(crate) body: Bytes,
     pub(crate) kind: ItemKind,
+    /// Its fields, if it is of the era without sessions.
+    pub(crate) modern: Option<HeaderMap>,
     pub(crate) gate: Gate,
     /// Opened when the message was accepted, or could not be delivered.
     pub(crate) opens: Option<Opener>,
@@ -76,12 +78,11 @@ impl Relay {
             tracing::debug!("answer dropped: the session that asked is lost");
             return;
         }
-        let effort = effort(&self.session.current());
-        let outcome = match self.pool.finder.transport(effort).await {
-            Ok(Transport::Streamable) => self.post_ordered(item, effort).await,
-            Ok(Transport::Sse) => self.post_ordered_on_channel(item, effort).await,
-            Err(error) => Err(error.into()),
-        };
+        let effort = if item.modern.is_some() { Effort::Look } else { effort(&self.session.current()) };
+        let mut outcome = self.post_either_way(item, effort).await;
+        if matches!(outcome, Err(Failure::Elsewhere)) {
+            outcome = self.post_either_way(item, effort).await;
+        }
         match outcome {
             Ok(Some(reply)) if reply.status.is_success() => {
                 if item.kind == ItemKind::Initialized {
@@ -94,6 +95,17 @@ impl Relay {
             }
             Ok(None) => {}
             Err(failure) => tracing::warn!(kind = ?item.kind, %failure, "message not delivered"),
+        }
+    }
+
+    async fn post_either_way(&self, item: &Item, effort: Effort) -> Result<Option<Reply>, Failure> {
+        match (self.pool.finder.transport(effort).await?, &item.modern) {
+            (Transport::Streamable, Some(headers)) => {
+                let post = self.post(&Session::default(), item.body.clone());
+                self.pool.exchange(&Call { effort, headers: headers.clone(), ..post }).await.map(Some)
+            }
+            (Transport::Streamable, None) => self.post_ordered(item, effort).await,
+            (Transport::Sse, _) => self.post_ordered_on_channel(item, effort).await,
         }
     }
 
@@ -113,7 +125,17 @@ impl Relay {
 
     /// What the server replied; nothing if it need not be told.
     async fn post_ordered(&self, item: &Item, effort: Effort) -> Result<Option<Reply>, Failure> {
-        let session = self.session.current();
+        let mut session = self.session.current();
+        if session.is_elsewhere(Transport::Streamable) {
+            // It belongs to that one, or to none.
+            if item.kind == ItemKind::Response {
+                return Err(Failure::Lost);
+            }
+            session = self.session_here(Transport::Streamable, effort).await?;
+            if item.is_told(&session) {
+                return Ok(None);
+            }
+        }
         let post = Call { effort, ..self.post(&session, item.body.clone()) };
         let reply = self.pool.exchange(&post).await?;
         let is_lost = reply.status == StatusCode::NOT_FOUND && session.id.is_some();
@@ -157,7 +179,7 @@ impl Relay {
 }
 
 /// What is said within a session ends with it: it is no reason to start a server that is gone, to which it would mean
-/// nothing. Before the first session there is nothing to lose and a server to be found.
+/// nothing. Nor is a notification that belongs to no session. Before the first session there is nothing to lose and a server to be found.
 fn effort(session: &Session) -> Effort {
     if session.generation == 0 { Effort::Follow } else { Effort::Look }
 }

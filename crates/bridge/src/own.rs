@@ -101,9 +101,22 @@ impl Relay {
         method: &str,
         params: &[u8],
     ) -> Result<(HeaderMap, Bytes), Option<Failure>> {
-        let mut waiting = self.own.expect();
+        let waiting = self.own.expect();
         let call = Call { effort, ..self.post(session, waiting.request(method, params)) };
-        let reply = self.pool.exchange(&call).await.map_err(if_not_sent)?;
+        self.hear(&call, waiting, session.life).await
+    }
+
+    /// The same for a call that is made already; in a session of that life.
+    ///
+    /// # Errors
+    /// As of [`Relay::ask`].
+    pub(crate) async fn hear(
+        &self,
+        call: &Call<'_>,
+        mut waiting: Waiting<'_>,
+        life: u64,
+    ) -> Result<(HeaderMap, Bytes), Option<Failure>> {
+        let reply = self.pool.exchange(call).await.map_err(if_not_sent)?;
         if !reply.status.is_success() {
             return Err(None);
         }
@@ -111,7 +124,7 @@ impl Relay {
             let mut events = Events::new(reply.body, self.options.max_answer_bytes);
             loop {
                 match events.next().await {
-                    Next::Message(message) => self.deliver(message, session.life, None).await,
+                    Next::Message(message) => self.deliver(message, life, None).await,
                     Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
                     Next::Endpoint(_) => {}
                     Next::End => return Err(None),
@@ -122,7 +135,7 @@ impl Relay {
             }
         }
         let body = reply.body.collect(self.options.max_answer_bytes).await.map_err(|_| None)?;
-        self.deliver(body, session.life, None).await;
+        self.deliver(body, life, None).await;
         waiting.answered().map(|answer| (reply.headers, answer)).ok_or(None)
     }
 }

@@ -14,7 +14,7 @@ use crate::state::Change;
 /// The requests that are owed an answer, and the number of other messages on their way.
 pub(crate) struct Pending {
     requests: Mutex<HashMap<Id, Owed>>,
-    /// Requests owed and messages under way.
+    /// Requests owed, less the endless ones, and messages under way.
     load: watch::Sender<usize>,
     serial: AtomicU64,
 }
@@ -23,8 +23,29 @@ pub(crate) struct Pending {
 pub(crate) struct Owed {
     withdrawn: watch::Sender<bool>,
     serial: u64,
+    traits: Traits,
+}
+
+/// What is to be known of a request while it waits.
+#[derive(Debug, Default)]
+pub(crate) struct Traits {
     /// What the server remembers if it succeeds.
     pub(crate) change: Option<Change>,
+    /// It belongs to no session, and is cancelled by closing its connection.
+    pub(crate) alone: bool,
+    /// It is not meant to be answered soon: nobody waits for it at the end.
+    pub(crate) endless: bool,
+}
+
+impl Owed {
+    /// What the server remembers if the request succeeded.
+    pub(crate) fn into_change(self) -> Option<Change> {
+        self.traits.change
+    }
+
+    fn load(&self) -> usize {
+        usize::from(!self.traits.endless)
+    }
 }
 
 /// One request that is owed an answer, seen from the task that gets it.
@@ -76,13 +97,13 @@ impl Pending {
     }
 
     /// Puts a request on the list; nothing if one of that id waits already.
-    pub(crate) fn expect(&self, id: Id, change: Option<Change>) -> Option<Expected> {
+    pub(crate) fn expect(&self, id: Id, traits: Traits) -> Option<Expected> {
         let mut requests = self.requests();
         let Entry::Vacant(vacant) = requests.entry(id.clone()) else { return None };
         let (sender, withdrawn) = watch::channel(false);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        vacant.insert(Owed { withdrawn: sender, serial, change });
-        self.load.send_modify(|load| *load += 1);
+        let owed = vacant.insert(Owed { withdrawn: sender, serial, traits });
+        self.load.send_modify(|load| *load += owed.load());
         Some(Expected { id, serial, withdrawn })
     }
 
@@ -94,7 +115,7 @@ impl Pending {
     /// Takes a request off the list. Whoever gets it answers it.
     pub(crate) fn take(&self, id: &Id) -> Option<Owed> {
         let owed = self.requests().remove(id)?;
-        self.load.send_modify(|load| *load -= 1);
+        self.load.send_modify(|load| *load -= owed.load());
         Some(owed)
     }
 
@@ -107,7 +128,7 @@ impl Pending {
         }
         let owed = entry.remove();
         drop(requests);
-        self.load.send_modify(|load| *load -= 1);
+        self.load.send_modify(|load| *load -= owed.load());
         Some(owed)
     }
 
@@ -118,11 +139,19 @@ impl Pending {
         Some(Withdrawal(withdrawn))
     }
 
+    /// The same for a request that belongs to no session. The server need not be told: it settles at once, and with
+    /// that its connection is closed. Whether there was one.
+    pub(crate) fn withdraw_alone(&self, id: &Id) -> bool {
+        let is_alone = self.requests().get(id).is_some_and(|owed| owed.traits.alone);
+        is_alone && self.withdraw(id).is_some()
+    }
+
     /// Takes all requests off the list.
     pub(crate) fn take_all(&self) -> Vec<Id> {
-        let ids: Vec<Id> = self.requests().drain().map(|(id, _)| id).collect();
-        self.load.send_modify(|load| *load -= ids.len());
-        ids
+        let all: Vec<(Id, Owed)> = self.requests().drain().collect();
+        let load: usize = all.iter().map(|(_, owed)| owed.load()).sum();
+        self.load.send_modify(|all| *all -= load);
+        all.into_iter().map(|(id, _)| id).collect()
     }
 
     /// Counts a message that is no request.
@@ -152,8 +181,8 @@ mod tests {
     #[test]
     fn an_answer_is_taken_once() {
         let pending = Pending::new();
-        let expected = pending.expect(Id::number(1), None).unwrap();
-        assert!(pending.expect(Id::number(1), None).is_none());
+        let expected = pending.expect(Id::number(1), Traits::default()).unwrap();
+        assert!(pending.expect(Id::number(1), Traits::default()).is_none());
         assert!(!is_ready(expected.settled()));
         assert!(pending.take(&Id::number(1)).is_some());
         assert!(pending.take(&Id::number(1)).is_none());
@@ -164,9 +193,9 @@ mod tests {
     #[test]
     fn a_later_request_of_the_same_id_is_another_one() {
         let pending = Pending::new();
-        let first = pending.expect(Id::number(1), None).unwrap();
+        let first = pending.expect(Id::number(1), Traits::default()).unwrap();
         assert!(pending.take(&Id::number(1)).is_some());
-        let second = pending.expect(Id::number(1), None).unwrap();
+        let second = pending.expect(Id::number(1), Traits::default()).unwrap();
         assert!(first.is_settled() && !second.is_settled());
         assert!(pending.take_this(&first).is_none());
         assert!(pending.take_this(&second).is_some());
@@ -176,7 +205,7 @@ mod tests {
     #[test]
     fn a_cancelled_request_settles_when_the_server_was_told() {
         let pending = Pending::new();
-        let expected = pending.expect(Id::number(1), None).unwrap();
+        let expected = pending.expect(Id::number(1), Traits::default()).unwrap();
         let withdrawal = pending.withdraw(&Id::number(1)).unwrap();
         assert!(expected.is_withdrawn());
         assert!(pending.take(&Id::number(1)).is_none());
@@ -186,11 +215,33 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_no_session_settles_with_its_withdrawal() {
+        let pending = Pending::new();
+        let in_session = pending.expect(Id::number(1), Traits::default()).unwrap();
+        let alone = pending.expect(Id::number(2), Traits { alone: true, ..Traits::default() }).unwrap();
+        assert!(!pending.withdraw_alone(&Id::number(1)) && !pending.withdraw_alone(&Id::number(3)));
+        assert!(pending.withdraw_alone(&Id::number(2)));
+        assert!(alone.is_withdrawn() && alone.is_settled() && !in_session.is_settled());
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_endless_but_it_is_owed_an_answer() {
+        let pending = Pending::new();
+        let endless = || Traits { endless: true, ..Traits::default() };
+        let _listens = [1, 2, 3].map(|n| pending.expect(Id::number(n), endless()).unwrap());
+        assert!(is_ready(pending.idle()));
+        assert!(pending.take(&Id::number(1)).is_some());
+        assert!(pending.withdraw(&Id::number(2)).is_some());
+        assert_eq!(pending.take_all(), [Id::number(3)]);
+        assert!(is_ready(pending.idle()));
+    }
+
+    #[test]
     fn is_idle_when_nobody_waits_and_nothing_is_under_way() {
         let pending = Pending::new();
         assert!(is_ready(pending.idle()));
-        let _one = pending.expect(Id::number(1), None);
-        let _two = pending.expect(Id::number(2), None);
+        let _one = pending.expect(Id::number(1), Traits::default());
+        let _two = pending.expect(Id::number(2), Traits::default());
         let under_way = pending.under_way();
         assert!(pending.take(&Id::number(1)).is_some());
         assert_eq!(pending.take_all(), [Id::number(2)]);

@@ -11,14 +11,17 @@ use tokio::sync::Semaphore;
 use crate::Options;
 use crate::asked::Asked;
 use crate::channel::Channels;
+use crate::era::Era;
 use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::outbox::Outbox;
 use crate::own::Own;
 use crate::pending::{Expected, Owed, Pending};
 use crate::pool::{Effort, Pool};
+use crate::schemas::Schemas;
 use crate::session::{Session, Sessions};
 use crate::state::Told;
+use crate::target::Transport;
 
 /// The state of one relay.
 pub(crate) struct Relay {
@@ -33,22 +36,32 @@ pub(crate) struct Relay {
     /// Requests of the server's.
     pub(crate) asked: Asked,
     told: Mutex<Told>,
+    /// Of the client's last request.
+    pub(crate) era: Era,
+    /// What the server's tools want to see in headers.
+    pub(crate) schemas: Schemas,
     pub(crate) outbox: Outbox,
     /// One for each request that may be with the server at the same time.
     pub(crate) slots: Semaphore,
+    /// The same for those that stay there: they shall not keep others from being answered.
+    pub(crate) endless_slots: Semaphore,
 }
 
 /// The client's `initialize`, while its answer is awaited.
+#[derive(Clone)]
 pub(crate) struct Initialize {
     pub(crate) id: Id,
     pub(crate) params: Option<Bytes>,
     /// From the head of the reply.
     pub(crate) session: Option<HeaderValue>,
+    /// Over which it was sent.
+    pub(crate) over: Transport,
 }
 
 impl Relay {
     pub(crate) fn new(options: Options, pool: Arc<Pool>, channels: Channels, outbox: Outbox) -> Self {
-        let slots = Semaphore::new(options.max_in_flight);
+        let slots = || Semaphore::new(options.max_in_flight);
+        let (slots, endless_slots) = (slots(), slots());
         Self {
             options,
             pool,
@@ -58,8 +71,11 @@ impl Relay {
             own: Own::default(),
             asked: Asked::default(),
             told: Mutex::default(),
+            era: Era::default(),
+            schemas: Schemas::default(),
             outbox,
             slots,
+            endless_slots,
         }
     }
 
@@ -75,6 +91,7 @@ impl Relay {
             headers: session.post(),
             body,
             effort: Effort::Follow,
+            over: Transport::Streamable,
             to: None,
             wanted: &|_| true,
             until: None,
@@ -107,7 +124,7 @@ impl Relay {
 
     /// Takes note of what the server remembers from now on.
     fn note(&self, owed: Owed, succeeded: bool) {
-        if let Some(change) = owed.change.filter(|_| succeeded) {
+        if let Some(change) = owed.into_change().filter(|_| succeeded) {
             self.told().apply(change);
         }
     }
@@ -156,8 +173,8 @@ impl Relay {
         if answer.result.is_some() {
             let version = answer.protocol_version();
             self.told().clear();
-            let Initialize { session, params, .. } = initialize;
-            self.session.begin(life, session.clone(), version.as_deref(), params.clone());
+            let Initialize { session, params, over, .. } = initialize.clone();
+            self.session.begin(Session::begun(life, session, version.as_deref(), over), params);
         }
     }
 

@@ -17,6 +17,7 @@ use crate::own::if_not_sent;
 use crate::pool::Effort;
 use crate::relay::Relay;
 use crate::session::Session;
+use crate::target::Transport;
 
 /// How long a server may take to begin a session anew.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,7 +76,13 @@ impl Relay {
             return Err(None);
         }
         // Open also if the lost one was not: the client's own `initialized` may have been lost with it.
-        let fresh = Session { id: head.get(SESSION_ID).cloned(), open: true, life, ..lost };
+        let fresh = Session {
+            id: head.get(SESSION_ID).cloned(),
+            open: true,
+            life,
+            over: Transport::Streamable,
+            ..lost
+        };
         let call = Call { effort, ..self.post(&fresh, Bytes::from_static(INITIALIZED)) };
         let reply = self.pool.exchange(&call).await.map_err(if_not_sent)?;
         if !reply.status.is_success() {

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::channel::finish;
+use crate::era::{About, Modern};
 use crate::events::{Events, Next};
 use crate::exchange::{Call, Reply};
 use crate::failure::Failure;
@@ -42,15 +43,37 @@ const MAX_MISSES: u32 = 5;
 /// How many streams a request may be meant for until it is posted to one.
 const MAX_CHANNELS: u32 = 4;
 
+/// How often a request may find that the workload changed its transport meanwhile.
+const MAX_TRANSPORTS: u32 = 4;
+
 /// The longest body of an HTTP error that is looked at.
 const MAX_ERROR: usize = 1024 * 1024;
+
+/// What a request belongs to.
+pub(crate) enum What {
+    /// The session, or, before there is one, whatever the server makes of it.
+    InSession,
+    /// It is the client's `initialize`.
+    Initialize(Initialize),
+    /// Nothing: it is of the era without sessions.
+    Alone(Modern),
+}
+
+impl What {
+    fn is_endless(&self) -> bool {
+        matches!(self, Self::Alone(Modern { about: About::Listen, .. }))
+    }
+
+    fn initialize(&self) -> Option<&Initialize> {
+        if let Self::Initialize(initialize) = self { Some(initialize) } else { None }
+    }
+}
 
 /// One request, or a batch with requests in it.
 pub(crate) struct Job {
     pub(crate) body: Bytes,
     pub(crate) expected: Vec<Expected>,
-    /// Set if this is the client's `initialize`.
-    pub(crate) initialize: Option<Initialize>,
+    pub(crate) what: What,
     pub(crate) gate: Gate,
     /// Opened when the request is answered.
     pub(crate) opens: Option<Opener>,
@@ -59,13 +82,25 @@ pub(crate) struct Job {
 
 impl Job {
     /// Whether the client still waits for any of it.
-    fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         !self.expected.iter().all(Expected::is_withdrawn)
     }
 
     /// Whether any of it is still owed an answer.
     fn is_waiting(&self) -> bool {
         !self.expected.iter().all(|expected| expected.is_withdrawn() || expected.is_settled())
+    }
+
+    /// An error if any of it is still owed an answer.
+    pub(crate) fn answered_or(&self, failure: Failure) -> Result<(), Failure> {
+        if self.is_waiting() { Err(failure) } else { Ok(()) }
+    }
+
+    /// Whether this is the server's word that it ends what the request began (MCP 2026-07-28,
+    /// `basic/patterns/cancellation`).
+    pub(crate) fn is_torn_down_by(&self, message: &[u8]) -> bool {
+        let Ok(Incoming::One(seen)) = peek(message) else { return false };
+        seen.cancelled_id().is_some_and(|id| self.expected.iter().any(|expected| expected.id == id))
     }
 
     /// Returns when all of it is settled.
@@ -80,8 +115,7 @@ impl Relay {
     /// Gets a request answered.
     pub(crate) async fn run_request(self: Arc<Self>, mut job: Job) {
         let opens = job.opens.take();
-        let initialize = job.initialize.take();
-        let mut work = pin!(self.work(&job, initialize));
+        let mut work = pin!(self.work(&job));
         tokio::select! {
             biased;
             () = &mut work => return,
@@ -93,11 +127,12 @@ impl Relay {
         }
     }
 
-    async fn work(&self, job: &Job, initialize: Option<Initialize>) {
+    async fn work(&self, job: &Job) {
         job.gate.passed().await;
+        let slots = if job.what.is_endless() { &self.endless_slots } else { &self.slots };
         // The semaphore is never closed.
-        let _slot = self.slots.acquire().await;
-        if let Err(failure) = Box::pin(self.send_and_receive(job, initialize)).await {
+        let _slot = slots.acquire().await;
+        if let Err(failure) = Box::pin(self.send_and_receive(job)).await {
             tracing::debug!(%failure, "request failed");
             for expected in &job.expected {
                 self.refuse(expected, failure.answer(Some(&expected.id))).await;
@@ -105,20 +140,28 @@ impl Relay {
         }
     }
 
-    async fn send_and_receive(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
-        match self.pool.finder.transport(Effort::Follow).await? {
-            Transport::Streamable => self.post_and_receive(job, initialize).await,
-            Transport::Sse => self.post_and_hear(job, initialize).await,
+    async fn send_and_receive(&self, job: &Job) -> Result<(), Failure> {
+        for _ in 0..MAX_TRANSPORTS {
+            let outcome = match (self.pool.finder.transport(Effort::Follow).await?, &job.what) {
+                (Transport::Streamable, What::Alone(modern)) => self.post_modern(job, modern).await,
+                (Transport::Streamable, what) => self.post_and_receive(job, what.initialize()).await,
+                // Such a server knows the older era alone, and says so in its own words.
+                (Transport::Sse, what) => self.post_and_hear(job, what.initialize()).await,
+            };
+            if !matches!(outcome, Err(Failure::Elsewhere)) {
+                return outcome;
+            }
         }
+        Err(Failure::Elsewhere)
     }
 
     /// Over streamable HTTP: the reply holds the answer.
-    async fn post_and_receive(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
+    async fn post_and_receive(&self, job: &Job, initialize: Option<&Initialize>) -> Result<(), Failure> {
         let wanted = |_: &Route| job.is_wanted();
         let post = |session: &Session| Call { wanted: &wanted, ..self.post(session, job.body.clone()) };
         let mut session = match &initialize {
             Some(_) => Session { life: self.asked.life(), ..Session::default() },
-            None => self.session.current(),
+            None => self.session_here(Transport::Streamable, Effort::Follow).await?,
         };
         let mut reply = self.pool.exchange(&post(&session)).await?;
         if reply.status == StatusCode::NOT_FOUND && session.id.is_some() {
@@ -133,7 +176,7 @@ impl Relay {
         }
         let initialize = initialize.map(|initialize| {
             session.id = reply.headers.get(SESSION_ID).cloned();
-            Initialize { session: session.id.clone(), ..initialize }
+            Initialize { session: session.id.clone(), ..initialize.clone() }
         });
         if !reply.status.is_success() {
             self.receive_error(reply, job, session.life).await
@@ -144,9 +187,23 @@ impl Relay {
         }
     }
 
+    /// The current session. One of the other transport is begun anew.
+    ///
+    /// # Errors
+    /// That failed; nothing of the client's was sent.
+    pub(crate) async fn session_here(&self, here: Transport, effort: Effort) -> Result<Session, Failure> {
+        let session = self.session.current();
+        if session.is_elsewhere(here) {
+            let none = Failure::NoSession("it refuses what it accepted before");
+            self.renew(session.generation, effort).await.map_err(|failure| failure.unwrap_or(none))?;
+            return Ok(self.session.current());
+        }
+        Ok(session)
+    }
+
     /// Over HTTP with SSE: the reply only accepts the request, and the answer comes on the session's stream.
-    async fn post_and_hear(&self, job: &Job, initialize: Option<Initialize>) -> Result<(), Failure> {
-        let initialize = initialize.map(Arc::new);
+    async fn post_and_hear(&self, job: &Job, initialize: Option<&Initialize>) -> Result<(), Failure> {
+        let initialize = initialize.map(|it| Arc::new(Initialize { over: Transport::Sse, ..it.clone() }));
         let mut refused = false;
         for _ in 0..MAX_CHANNELS {
             let channel = self.channel(Effort::Follow, initialize.is_some()).await?;
@@ -190,21 +247,42 @@ impl Relay {
         let status = reply.status;
         let body = reply.body.collect(self.options.max_answer_bytes).await?;
         self.deliver_or_adopt(body, job, life, initialize).await;
-        if job.is_waiting() { Err(Failure::Http { status, what: "no answer in it" }) } else { Ok(()) }
+        job.answered_or(Failure::Http { status, what: "no answer in it" })
     }
 
     async fn receive_error(&self, reply: Reply, job: &Job, life: u64) -> Result<(), Failure> {
         let status = reply.status;
-        // A body that is too long or breaks off is none: the status is known and says enough.
-        if let Ok(body) = reply.body.collect(MAX_ERROR.min(self.options.max_answer_bytes)).await {
+        let body = self.error_body(reply).await;
+        self.relay_error(status, body, job, life).await
+    }
+
+    /// The body of an HTTP error. One that is too long or breaks off is none: the status is known and says enough.
+    pub(crate) async fn error_body(&self, reply: Reply) -> Option<Bytes> {
+        reply.body.collect(MAX_ERROR.min(self.options.max_answer_bytes)).await.ok()
+    }
+
+    pub(crate) async fn relay_error(
+        &self,
+        status: StatusCode,
+        body: Option<Bytes>,
+        job: &Job,
+        life: u64,
+    ) -> Result<(), Failure> {
+        if let Some(body) = body {
             self.deliver_or_adopt(body, job, life, None).await;
         }
-        if job.is_waiting() { Err(Failure::Http { status, what: "" }) } else { Ok(()) }
+        job.answered_or(Failure::Http { status, what: "" })
     }
 
     /// Delivers a body. An error in it under no id, or a stranger's, is about the request that it replies to:
     /// a server that could not or would not read the request has no better id to give.
-    async fn deliver_or_adopt(&self, body: Bytes, job: &Job, life: u64, initialize: Option<&Initialize>) {
+    pub(crate) async fn deliver_or_adopt(
+        &self,
+        body: Bytes,
+        job: &Job,
+        life: u64,
+        initialize: Option<&Initialize>,
+    ) {
         if body.is_empty() {
             return;
         }

@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderValue, header};
 use thv_wire::header::{LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID};
 use tokio::sync::watch;
 
+use crate::target::Transport;
+
 /// What the answer to `initialize` said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Session {
@@ -17,11 +19,24 @@ pub(crate) struct Session {
     pub(crate) life: u64,
     pub(crate) id: Option<HeaderValue>,
     pub(crate) version: Option<HeaderValue>,
+    /// Where it was begun. It means nothing elsewhere.
+    pub(crate) over: Transport,
     /// The server has accepted `notifications/initialized`: it may be asked for its stream.
     pub(crate) open: bool,
 }
 
 impl Session {
+    /// One that was just begun with what the server said.
+    pub(crate) fn begun(life: u64, id: Option<HeaderValue>, version: Option<&str>, over: Transport) -> Self {
+        let version = version.and_then(|version| HeaderValue::from_str(version).ok());
+        Self { life, id, version, over, ..Self::default() }
+    }
+
+    /// Whether it is a session of the other transport.
+    pub(crate) fn is_elsewhere(&self, here: Transport) -> bool {
+        self.generation > 0 && self.over != here
+    }
+
     fn add_to(&self, headers: &mut HeaderMap) {
         if let Some(id) = &self.id {
             headers.insert(SESSION_ID, id.clone());
@@ -90,17 +105,10 @@ impl Sessions {
         self.current.subscribe()
     }
 
-    /// The client's `initialize` was answered, in a session of that life.
-    pub(crate) fn begin(
-        &self,
-        life: u64,
-        id: Option<HeaderValue>,
-        version: Option<&str>,
-        params: Option<Bytes>,
-    ) {
+    /// The client's `initialize`, with these parameters, was answered with this session.
+    pub(crate) fn begin(&self, session: Session, params: Option<Bytes>) {
         *self.params.lock().unwrap_or_else(PoisonError::into_inner) = params;
-        let version = version.and_then(|version| HeaderValue::from_str(version).ok());
-        self.replace(Session { life, id, version, ..Session::default() });
+        self.replace(session);
     }
 
     /// The server accepted `notifications/initialized`.
@@ -133,7 +141,8 @@ mod tests {
         assert!(!before.post().contains_key(SESSION_ID) && !before.post().contains_key(PROTOCOL_VERSION));
         assert!(before.delete().is_none());
 
-        sessions.begin(0, Some(HeaderValue::from_static("s")), Some("2025-06-18"), None);
+        let id = HeaderValue::from_static("s");
+        sessions.begin(Session::begun(0, Some(id), Some("2025-06-18"), Transport::Streamable), None);
         let after = sessions.current();
         for headers in [after.post(), after.get(None), after.delete().unwrap()] {
             assert_eq!(
@@ -145,12 +154,13 @@ mod tests {
         assert!(!after.open);
         sessions.open();
         assert!(sessions.current().open);
+        assert!(after.is_elsewhere(Transport::Sse) && !after.is_elsewhere(Transport::Streamable));
+        assert!(!before.is_elsewhere(Transport::Sse));
     }
 
     #[test]
     fn a_version_that_no_header_can_carry_is_not_sent() {
-        let sessions = Sessions::new();
-        sessions.begin(0, None, Some("2025\r\nx: y"), None);
-        assert_eq!(sessions.current().version, None);
+        let session = Session::begun(0, None, Some("2025\r\nx: y"), Transport::Sse);
+        assert_eq!(session.version, None);
     }
 }

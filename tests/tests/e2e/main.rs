@@ -1,5 +1,6 @@
 //! End-to-end tests of `thv`, by theme. `cargo xtask e2e` builds what they need and runs them.
 
+mod browser;
 mod cli;
 mod compat;
 mod far_end;

@@ -12,22 +12,22 @@ use crate::server::{Piece, Reply, Request, Server, event, fed_stream, json_reply
 
 /// A server of the old kind: each GET is a session, and ends the one before it.
 #[derive(Default)]
-struct Old {
+pub(crate) struct Old {
     sessions: Mutex<Vec<UnboundedSender<Piece>>>,
 }
 
 impl Old {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    async fn start(self: &Arc<Self>) -> Server {
+    pub(crate) async fn start(self: &Arc<Self>) -> Server {
         let theirs = Arc::clone(self);
         Server::start(move |request| theirs.reply(request)).await
     }
 
     /// Says something on the stream of the current session.
-    fn say(&self, message: &Value) {
+    pub(crate) fn say(&self, message: &Value) {
         self.raw(event(message));
     }
 
@@ -84,7 +84,7 @@ impl Old {
     }
 }
 
-fn target(server: &Server) -> Target {
+pub(crate) fn target(server: &Server) -> Target {
     Target { path: "/sse".into(), transport: Transport::Sse, ..server.target() }
 }
 
@@ -97,7 +97,7 @@ fn params() -> Value {
     json!({"protocolVersion": "2024-11-05", "capabilities": {"x": 1.0}, "clientInfo": {"name": "c"}})
 }
 
-async fn open(client: &mut Client) {
+pub(crate) async fn open(client: &mut Client) {
     let answer = client.call(0, "initialize", params()).await;
     assert_eq!(answer["result"]["protocolVersion"], "2024-11-05", "{answer}");
     client.notify("notifications/initialized", json!({})).await;

@@ -4,6 +4,7 @@ mod client;
 mod failures;
 mod http_sse;
 mod model;
+mod modern;
 mod pressure;
 mod proof;
 mod recovery;
@@ -12,6 +13,7 @@ mod server;
 mod session;
 mod shutdown;
 mod streams;
+mod switch;
 
 use std::time::Duration;
 

@@ -264,12 +264,17 @@ async fn status_of(response: Response<Incoming>) -> TrialError {
     described(parts.status, &whole(body).await.unwrap_or_default())
 }
 
-/// A status, and what the body says about it in words, if it does: our own proxy explains why it could not forward.
+/// A status, and what the body says about it in words, if it does. Where our own proxy explains why it could not forward,
+/// the words alone count: the status is its own, and the log that it points to is gone with a workload that was not made.
 fn described(status: StatusCode, body: &[u8]) -> TrialError {
     let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let why = body.pointer("/error/message").and_then(serde_json::Value::as_str);
-    let text =
-        why.map_or_else(|| format!("HTTP status {status}"), |why| format!("HTTP status {status}: {why}"));
+    let is_ours = status.is_server_error() && body.pointer("/error/data/reason").is_some();
+    let text = match why {
+        Some(why) if is_ours => why.split(". See thv logs ").next().unwrap_or(why).to_owned(),
+        Some(why) => format!("HTTP status {status}: {why}"),
+        None => format!("HTTP status {status}"),
+    };
     if status.is_client_error() { TrialError::NotThere(text) } else { TrialError::Http(text) }
 }
 
@@ -288,6 +293,24 @@ async fn next<T>(
         let frame = body.frame().await.ok_or_else(broken)?.map_err(|_| broken())?;
         if let Ok(data) = frame.into_data() {
             events.push(&data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_way_is_said_in_words() {
+        let ours = br#"{"error":{"message":"the server cannot be reached: refused. See thv logs x.","data":{"reason":"not_running"}}}"#;
+        let theirs = br#"{"error":{"message":"busy"}}"#;
+        for (status, body, expected) in [
+            (StatusCode::BAD_GATEWAY, &ours[..], "initialize failed: the server cannot be reached: refused"),
+            (StatusCode::BAD_GATEWAY, theirs, "initialize failed: HTTP status 502 Bad Gateway: busy"),
+            (StatusCode::NOT_FOUND, b"<html>", "initialize was refused: HTTP status 404 Not Found"),
+        ] {
+            assert_eq!(described(status, body).to_string(), expected);
         }
     }
 }

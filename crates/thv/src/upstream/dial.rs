@@ -40,8 +40,10 @@ impl Connect for Dial {
                 if let Some(key) = key {
                     connect = connect.with_key(key.clone());
                 }
+                // Before and after: a port can be handed over while somebody else holds a connection from it.
+                we_listen(addr)?;
                 let connected = connect.connect().await?;
-                belongs_to_us(addr)?;
+                we_listen(addr)?;
                 Ok(boxed(connected))
             }
             Self::Plain(connect) => connect.connect().await.map(boxed),
@@ -51,14 +53,21 @@ impl Connect for Dial {
     }
 }
 
-/// Refuses a listener of another user: one that took the port before the server did.
+/// Refuses a listener of another user, one that took the port before the server did, and a port that nobody listens on:
+/// whoever holds a connection from it may have been anybody.
 #[cfg(target_os = "linux")]
-fn belongs_to_us(addr: SocketAddr) -> Result<(), ConnectError> {
+fn we_listen(addr: SocketAddr) -> Result<(), ConnectError> {
     let us = rustix::process::geteuid().as_raw();
     let listeners = thv_audit::listeners(addr.port())?;
     let mut there = listeners
         .iter()
-        .filter(|listener| listener.addr.ip() == addr.ip() || listener.addr.ip().is_unspecified());
+        .filter(|listener| listener.addr.ip() == addr.ip() || listener.addr.ip().is_unspecified())
+        .peekable();
+    if there.peek().is_none() {
+        return Err(
+            io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens on the server's port").into()
+        );
+    }
     match there.find(|listener| listener.uid.is_some_and(|uid| uid != us)) {
         Some(stranger) => Err(ConnectError::Stranger(stranger.to_string())),
         None => Ok(()),
@@ -68,7 +77,7 @@ fn belongs_to_us(addr: SocketAddr) -> Result<(), ConnectError> {
 /// Elsewhere it takes another program to find out, which is too much for each connection.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
-fn belongs_to_us(_addr: SocketAddr) -> Result<(), ConnectError> {
+fn we_listen(_addr: SocketAddr) -> Result<(), ConnectError> {
     Ok(())
 }
 
@@ -119,5 +128,34 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_ours_for_as_long_as_we_listen() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let addr = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+            we_listen(addr).unwrap();
+            // Whoever took a connection holds it still, and gives the port up.
+            let _guest = std::net::TcpStream::connect(addr).unwrap();
+            let _taken = listener.accept().unwrap();
+            drop(listener);
+            let error = we_listen(addr).unwrap_err();
+            assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_listener_on_another_address_is_not_the_server() {
+        let other = TcpListener::bind("127.0.0.2:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        assert!(we_listen(SocketAddr::from(([127, 0, 0, 1], port))).is_err());
     }
 }

@@ -1,9 +1,11 @@
 //! A server that speaks HTTP: one that we keep running on a port of its own, or one that runs elsewhere.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 use thv_keychain::Secrets;
+use thv_keygen::Name;
 use thv_proxy::forward::{
     self, Forward, OnReport, Options, Outcome as Ending, Paths, TcpConnect, secret_value,
 };
@@ -52,9 +54,10 @@ impl HttpUpstream {
         let addr = current.borrow().addr;
         let dial = Dial::Own { current: current.clone(), key };
         // The port is another after a restart; what stands in `Host` may stay, since it is this machine either way.
+        let on_trial = Arc::new(AtomicBool::new(true));
         let made = upstream(&format!("http://{addr}/"), order).and_then(|upstream| {
             let paths = Paths::one_to_one();
-            forward(order, dial, upstream, paths, HeaderMap::new())
+            forward(order, dial, upstream, paths, HeaderMap::new(), &on_trial)
         });
         let tried = match made {
             Ok(forward) => {
@@ -67,7 +70,10 @@ impl HttpUpstream {
             Err(failure) => Err(Refusal::Failure(failure)),
         };
         match tried {
-            Ok(forward) => Ok(Self { forward, server: Mutex::new(Some(server)) }),
+            Ok(forward) => {
+                on_trial.store(false, Ordering::Relaxed);
+                Ok(Self { forward, server: Mutex::new(Some(server)) })
+            }
             Err(refusal) => {
                 server.stop().await;
                 Err(match refusal {
@@ -92,7 +98,8 @@ impl HttpUpstream {
         };
         let paths = paths.map_err(|error| unusable(&error))?;
         let dial = dial(&remote, order)?;
-        let forward = forward(order, dial, upstream, paths, headers(order)?)?;
+        let on_trial = Arc::new(AtomicBool::new(true));
+        let forward = forward(order, dial, upstream, paths, headers(order)?, &on_trial)?;
         let cancelled = async {
             cancel.await;
             TrialError::Cancelled
@@ -102,6 +109,7 @@ impl HttpUpstream {
                 .because(&error)
                 .hint("see whether it runs, and whether the URL is that of its MCP endpoint")
         })?;
+        on_trial.store(false, Ordering::Relaxed);
         Ok(Self { forward, server: Mutex::new(None) })
     }
 
@@ -139,12 +147,30 @@ fn upstream(url: &str, order: &Order<'_>) -> Outcome<forward::Upstream> {
     })
 }
 
+/// What becomes of requests goes to the log: from the trial, which asks again and again, each fault once.
+fn told(name: Name, on_trial: Arc<AtomicBool>) -> OnReport {
+    let last = Mutex::new(String::new());
+    OnReport::new(move |report| {
+        let Ending::Failed(fault) = report.outcome else { return };
+        if on_trial.load(Ordering::Relaxed) {
+            let fault = fault.to_string();
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if *last == fault {
+                return;
+            }
+            *last = fault;
+        }
+        tracing::warn!(workload = %name, method = %report.method, path = report.path, %fault, "not forwarded in full");
+    })
+}
+
 fn forward(
     order: &Order<'_>,
     dial: Dial,
     upstream: forward::Upstream,
     paths: Paths,
     headers: HeaderMap,
+    on_trial: &Arc<AtomicBool>,
 ) -> Outcome<Forward<Dial>> {
     let name = order.name.clone();
     let mut options = Options {
@@ -152,11 +178,7 @@ fn forward(
         headers,
         sse_path: (order.config.transport == Transport::Sse).then(|| SSE.to_owned()),
         advice: format!("See thv logs {name}."),
-        on_report: OnReport::new(move |report| {
-            if let Ending::Failed(fault) = report.outcome {
-                tracing::warn!(workload = %name, method = %report.method, path = report.path, %fault, "not forwarded in full");
-            }
-        }),
+        on_report: told(name, Arc::clone(on_trial)),
         ..Options::default()
     };
     if let Some(bytes) = order.config.max_message_bytes {

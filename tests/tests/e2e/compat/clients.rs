@@ -35,6 +35,10 @@ impl Client {
         }
     }
 
+    pub(super) const fn is_python(self) -> bool {
+        matches!(self, Self::PythonV1 | Self::PythonV2 | Self::PythonV2Probing)
+    }
+
     /// Plays `plan` over each of `ways` and returns the transcripts by the ways' names; `None` where a missing part is
     /// allowed.
     pub(super) fn play(self, home: &Home, ways: &Value, plan: &Value) -> Result<Option<Value>> {

@@ -6,6 +6,7 @@
 //! row is an entry in [`rows!`] below. What was run is written to `target/e2e/compatibility.md`.
 
 mod clients;
+mod hosting;
 mod programs;
 mod servers;
 mod table;
@@ -13,8 +14,9 @@ mod transcript;
 
 use crate::fixture::wait_alone;
 use clients::Client;
+use hosting::{Direct, Hosting};
 use serde_json::{Value, json};
-use servers::Server;
+use servers::{Server, Wire};
 use thv_e2e::{BINARY_VARIABLE, Exit, Failure, Foreground, Home, Result, ensure};
 
 /// The workload's name.
@@ -22,19 +24,19 @@ const NAME: &str = "compat";
 
 /// Makes a test of each row.
 macro_rules! rows {
-    ($($module:ident: $server:expr => [$($test:ident: $client:expr),+ $(,)?]),+ $(,)?) => {
+    ($($module:ident: $server:expr, $hosting:expr => [$($test:ident: $client:expr),+ $(,)?]),+ $(,)?) => {
         $(mod $module {
             use super::*;
             $(#[test]
             fn $test() -> Result {
-                row($server, $client)
+                row($server, $hosting, $client)
             })+
         })+
     };
 }
 
 rows! {
-    everything: Server::Everything => [
+    everything: Server::Everything, Hosting::Process(Wire::Stdio) => [
         python_v1: Client::PythonV1,
         python_v2: Client::PythonV2,
         python_v2_probing: Client::PythonV2Probing,
@@ -42,22 +44,47 @@ rows! {
         typescript_v2: Client::TypeScriptV2,
         typescript_v2_probing: Client::TypeScriptV2Probing,
     ],
-    git: Server::Git => [
-        python_v1: Client::PythonV1,
+    everything_http: Server::Everything, Hosting::Process(Wire::Http) => [
         python_v2: Client::PythonV2,
-        typescript_v1: Client::TypeScriptV1,
         typescript_v2: Client::TypeScriptV2,
     ],
-    fastmcp: Server::FastMcp => [
-        python_v1: Client::PythonV1,
+    everything_sse: Server::Everything, Hosting::Process(Wire::Sse) => [
         python_v2: Client::PythonV2,
-        typescript_v1: Client::TypeScriptV1,
         typescript_v2: Client::TypeScriptV2,
     ],
-    rmcp: Server::Rmcp => [
-        python_v1: Client::PythonV1,
+    everything_url: Server::Everything, Hosting::Url(Wire::Http) => [
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    everything_sse_url: Server::Everything, Hosting::Url(Wire::Sse) => [
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    git: Server::Git, Hosting::Process(Wire::Stdio) => [
         python_v2: Client::PythonV2,
-        typescript_v1: Client::TypeScriptV1,
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    fastmcp: Server::FastMcp, Hosting::Process(Wire::Stdio) => [
+        python_v2: Client::PythonV2,
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    fastmcp_http: Server::FastMcp, Hosting::Process(Wire::Http) => [
+        python_v2: Client::PythonV2,
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    fastmcp_sse: Server::FastMcp, Hosting::Process(Wire::Sse) => [
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    fastmcp_url: Server::FastMcp, Hosting::Url(Wire::Http) => [
+        python_v2: Client::PythonV2,
+    ],
+    rmcp: Server::Rmcp, Hosting::Process(Wire::Stdio) => [
+        python_v2: Client::PythonV2,
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    rmcp_http: Server::Rmcp, Hosting::Process(Wire::Http) => [
+        python_v2: Client::PythonV2,
+        typescript_v2: Client::TypeScriptV2,
+    ],
+    rmcp_url: Server::Rmcp, Hosting::Url(Wire::Http) => [
         typescript_v2: Client::TypeScriptV2,
     ],
 }
@@ -65,31 +92,40 @@ rows! {
 /// The ways to the server behind `thv`, as the drivers and the table name them.
 const WAYS: [&str; 2] = ["bridge", "port"];
 
-fn row(server: Server, client: Client) -> Result {
+fn row(server: Server, hosting: Hosting, client: Client) -> Result {
+    let wire = hosting.wire();
     Home::with(|home| {
-        let Some(command) = server.command(home)? else { return Ok(()) };
-        let guarded = run(home, &command)?;
+        let Some(command) = server.command(home, wire)? else { return Ok(()) };
+        let direct = Direct::new(home, &command, wire)?;
+        let guarded = hosting::guard(home, hosting, &command, &direct)?;
         let key = home.key(NAME)?;
         let bridge = bridge()?;
         let ways = json!({
-            "direct": { "command": command[0], "args": command[1..] },
+            "direct": direct.way,
             "bridge": { "command": bridge[0], "args": bridge[1..], "env": { "THV_HOME": home.path() } },
-            "port": { "url": guarded.url(), "transport": "http", "headers": { "X-ToolHive-Auth": key } },
+            "port": hosting::way(guarded.url(), wire, &json!({ "X-ToolHive-Auth": key })),
         });
-        let plan = server.plan(home)?;
+        let plan = server.plan(home, hosting, client)?;
         let Some(report) = client.play(home, &ways, &plan)? else { return Ok(()) };
 
-        let direct = &report["direct"];
-        transcript::has_substance(direct, &plan)?;
+        let mut report = transcript::masked(report);
+        if let Some(method) = server.may_say(wire) {
+            transcript::without_news(&mut report, method);
+        }
+        let seen = &report["direct"];
+        transcript::has_substance(seen, &plan)?;
         let meeting = Meeting {
             server,
+            hosting,
             client: client.name(),
-            revision: text(&direct["connected"], "protocolVersion")?.to_owned(),
+            revision: text(&seen["connected"], "protocolVersion")?.to_owned(),
             compared: format!("{} steps", plan.as_array().map_or(0, Vec::len)),
         };
-        meeting.compare(direct, WAYS.map(|way| report.get(way)))?;
-        // The SDKs end their sessions, so the servers of those go.
-        wait_alone(home, guarded.pid())?;
+        meeting.compare(seen, WAYS.map(|way| report.get(way)))?;
+        if wire == Wire::Stdio {
+            // The SDKs end their sessions, so the servers of those go.
+            wait_alone(home, guarded.pid())?;
+        }
         stop(guarded)
     })
 }
@@ -97,6 +133,7 @@ fn row(server: Server, client: Client) -> Result {
 /// A client that met a server, directly and through `thv`.
 struct Meeting {
     server: Server,
+    hosting: Hosting,
     client: &'static str,
     /// The revision of the protocol that the two settled on, where the client tells.
     revision: String,
@@ -111,10 +148,10 @@ impl Meeting {
     /// It differs.
     fn compare(self, direct: &Value, seen: [Option<&Value>; 2]) -> Result {
         let differences = seen.map(|seen| seen.map(|seen| transcript::differences(direct, seen)));
-        let Self { server, client, revision, compared } = self;
+        let Self { server, hosting, client, revision, compared } = self;
         table::add(table::Row {
             server: server.name(),
-            hosting: "stdio",
+            hosting: hosting.name(),
             client,
             revision,
             compared,
@@ -130,13 +167,6 @@ impl Meeting {
         }
         Ok(())
     }
-}
-
-/// Guards a server. It runs until [`stop`].
-fn run(home: &Home, command: &[String]) -> Result<Foreground> {
-    home.run(
-        ["--name", NAME, "--shared-key-auth", "--"].into_iter().chain(command.iter().map(String::as_str)),
-    )
 }
 
 /// Ends the supervisor, and with it what clients left behind; the home checks that nothing stays.

@@ -1,7 +1,9 @@
 //! Clients that are programs: the Inspector on its command line, and `mcp-remote`, a bridge that others made. They list
 //! the tools and call one. Neither ends its sessions: a server stays for each until the supervisor ends.
 
-use super::{Meeting, NAME, Server, bridge, run, stop, text};
+use super::hosting::{Hosting, run};
+use super::servers::Wire;
+use super::{Meeting, NAME, Server, bridge, stop, text};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,17 +34,14 @@ macro_rules! programs {
 
 programs! {
     everything: Server::Everything,
-    git: Server::Git,
-    fastmcp: Server::FastMcp,
-    rmcp: Server::Rmcp,
 }
 
 /// `mcp-inspector --cli`, which ends after each request.
 fn inspected(server: Server) -> Result {
     let node = need_part!(Node);
     Home::with(|home| {
-        let Some(command) = server.command(home)? else { return Ok(()) };
-        let guarded = run(home, &command)?;
+        let Some(command) = server.command(home, Wire::Stdio)? else { return Ok(()) };
+        let guarded = run(home, &command, &[])?;
         let header = format!("X-ToolHive-Auth: {}", home.key(NAME)?);
         let bridge = bridge()?;
         let servers = json!({ "mcpServers": {
@@ -70,6 +69,7 @@ fn inspected(server: Server) -> Result {
         let [over_bridge, at_port] = [ask(&["--config", &config, "--server", "bridge"])?, ask(&port)?];
         let meeting = Meeting {
             server,
+            hosting: Hosting::Process(Wire::Stdio),
             client: "MCP Inspector",
             revision: "–".into(),
             compared: "list and call".into(),
@@ -100,7 +100,7 @@ fn newer_node(programs: &Path) -> PathBuf {
 fn bridged(server: Server) -> Result {
     let node = need_part!(Node);
     Home::with(|home| {
-        let Some(command) = server.command(home)? else { return Ok(()) };
+        let Some(command) = server.command(home, Wire::Stdio)? else { return Ok(()) };
         let mut direct = home.command(&command[0]);
         direct.args(&command[1..]);
         let mut direct = McpStdio::new(home.start(direct)?);
@@ -112,10 +112,11 @@ fn bridged(server: Server) -> Result {
         direct.running().close_stdin();
         drop(direct);
 
-        let guarded = run(home, &command)?;
+        let guarded = run(home, &command, &[])?;
         let seen = over_mcp_remote(home, &node, server, &guarded)?;
         let meeting = Meeting {
             server,
+            hosting: Hosting::Process(Wire::Stdio),
             client: "mcp-remote",
             revision: text(&expected["initialized"], "protocolVersion")?.to_owned(),
             compared: "list and call".into(),

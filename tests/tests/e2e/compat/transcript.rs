@@ -7,6 +7,48 @@ use thv_e2e::{Result, ensure};
 const LISTED: usize = 20;
 const EXCERPT: usize = 160;
 
+/// Transcripts without the ids of sessions, which servers put into texts, and which are chosen by chance.
+pub(super) fn masked(value: Value) -> Value {
+    match value {
+        Value::Object(members) => members.into_iter().map(|(name, value)| (name, masked(value))).collect(),
+        Value::Array(entries) => entries.into_iter().map(masked).collect(),
+        Value::String(text) => without_ids(&text).into(),
+        other => other,
+    }
+}
+
+/// Takes a notification out of what was heard over each way.
+pub(super) fn without_news(report: &mut Value, method: &str) {
+    for seen in report.as_object_mut().into_iter().flat_map(|ways| ways.values_mut()) {
+        if let Some(heard) = seen["heard"].as_array_mut() {
+            heard.retain(|message| message["method"] != method);
+        }
+    }
+}
+
+/// Puts `ID` in the place of each UUID.
+fn without_ids(text: &str) -> String {
+    const LENGTH: usize = 36;
+    let is_id = |bytes: &[u8]| {
+        bytes.iter().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+    };
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        if rest.as_bytes().get(..LENGTH).is_some_and(is_id) {
+            masked.push_str("ID");
+            rest = &rest[LENGTH..];
+        } else {
+            masked.push(next);
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    masked
+}
+
 /// Where two transcripts differ, for a reader; empty when they are equal.
 pub(super) fn differences(direct: &Value, guarded: &Value) -> Vec<String> {
     let mut found = Vec::new();
@@ -109,4 +151,12 @@ fn differences_are_found_and_placed() {
     }
     let (none, many) = (json!([]), json!(vec![0; 30]));
     assert_eq!(differences(&none, &many).last().map(String::as_str), Some("and 10 more"));
+}
+
+#[test]
+fn ids_of_sessions_are_masked() {
+    use serde_json::json;
+    let id = "3c25e70f-07aa-4238-bb71-3538fe8cf3c1";
+    let seen = json!({ "ä": [format!("from session {id}, 𝄞"), id, &id[1..], 7], "b": "-" });
+    assert_eq!(masked(seen), json!({ "ä": ["from session ID, 𝄞", "ID", &id[1..], 7], "b": "-" }));
 }

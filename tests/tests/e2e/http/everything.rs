@@ -1,13 +1,13 @@
 //! The whole life of a real server that speaks HTTP, in both of its transports.
 
-use super::{NAME, bridge, calling, end, free_port, guarding, initializing, nothing_left, reason};
+use super::{NAME, bridge, calling, crash, end, free_port, guarding, initializing, nothing_left, reason};
 use super::{NOT_RUNNING, Record};
 use crate::fixture::{call_text, only_row, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use thv_e2e::http::{Http, Request};
-use thv_e2e::{Detached, Exit, Failure, Home, McpStdio, Result, STOP_BOUND, ensure, need_part};
+use thv_e2e::{Detached, Failure, Home, McpStdio, Result, STOP_BOUND, ensure, need_part};
 
 /// A way to speak HTTP.
 struct Kind {
@@ -219,7 +219,10 @@ fn what_a_server_writes_is_in_its_log_and_nowhere_else() -> Result {
         home.thv(["rm", NAME]).output()?.expect(0)?;
         let wrong = home.thv(["run", "--name", NAME, "--transport", "sse", "--ready-timeout", "2s", "--"]);
         let wrong = wrong.args(super::server(&python, &[])).output()?.expect(1)?;
-        ensure!(wrong.stderr.contains("404") && wrong.stderr.contains("this is on standard error"), "{wrong:?}");
+        ensure!(
+            wrong.stderr.contains("404") && wrong.stderr.contains("this is on standard error"),
+            "{wrong:?}"
+        );
         nothing_left(home, &python)
     })
 }
@@ -230,13 +233,12 @@ fn a_supervisor_that_is_killed_takes_its_server_along_and_a_bridge_brings_both_b
     Home::with(|home| {
         for kind in [STREAMABLE, SSE] {
             let first = kind.run(home, &node, &[])?;
-            let supervisor = home.supervisor(NAME);
-            supervisor.iter().for_each(thv_e2e::Proc::kill);
+            crash(home)?;
             wait_until("nothing runs", STOP_BOUND, || Ok(home.processes().is_empty()))?;
             let mut session = bridge(home)?;
             echoes(&mut session)?;
             assert_eq!(only_row(home)?["port"], first.port);
-            assert_eq!(session.finish()?.0, Exit::Code(0));
+            end(session)?;
             home.thv(["rm", NAME]).output()?.expect(0)?;
         }
         nothing_left(home, &python)

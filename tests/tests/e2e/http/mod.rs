@@ -12,7 +12,7 @@ mod stranger;
 mod target;
 mod tls;
 
-use crate::fixture::fixture;
+use crate::fixture::{fixture, wait_until};
 use serde_json::{Value, json};
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ use std::hash::BuildHasher as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use thv_e2e::http::Request;
-use thv_e2e::{Exit, Failure, Foreground, Home, McpStdio, Result, Running, STOP_BOUND, Thv};
+use thv_e2e::{Exit, Failure, Foreground, Home, McpStdio, Result, Running, STOP_BOUND, Thv, ensure};
 
 /// The workload's name.
 const NAME: &str = "web";
@@ -34,7 +34,8 @@ fn server(python: &Path, options: &[&str]) -> Vec<OsString> {
 
 /// `thv run` of that server behind a lock, not started yet.
 fn guarding<'home>(home: &'home Home, python: &Path, run: &[&str], options: &[&str]) -> Thv<'home> {
-    let run = ["run", "--name", NAME, "--shared-key-auth", "--transport", "streamable-http"].iter().chain(run);
+    let run =
+        ["run", "--name", NAME, "--shared-key-auth", "--transport", "streamable-http"].iter().chain(run);
     home.thv(run).arg("--").args(server(python, options))
 }
 
@@ -62,8 +63,8 @@ impl Elsewhere {
         let line = running.line(STOP_BOUND)?.unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         let port = line.strip_prefix("port ").and_then(|port| port.parse().ok());
-        let port = port
-            .ok_or_else(|| Failure::new(format!("{line:?} instead of a port\n{}", running.stderr())))?;
+        let port =
+            port.ok_or_else(|| Failure::new(format!("{line:?} instead of a port\n{}", running.stderr())))?;
         Ok(Self { port, running })
     }
 
@@ -86,6 +87,8 @@ struct Recorded {
     path: String,
     /// With names in lower case.
     headers: Vec<(String, String)>,
+    /// The body, if it was read.
+    message: Value,
 }
 
 impl Record {
@@ -104,6 +107,11 @@ impl Record {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// How often a tool was called.
+    fn calls(&self, tool: &str) -> Result<usize> {
+        Ok(self.requests()?.iter().filter(|request| request.message["params"]["name"] == tool).count())
     }
 }
 
@@ -146,7 +154,9 @@ fn bridge(home: &Home) -> Result<McpStdio> {
 
 /// Ends a bridge, which must have given no answer that was not asked for.
 fn end(session: McpStdio) -> Result {
-    assert_eq!(session.finish()?, (Exit::Code(0), Vec::new()));
+    let (exit, rest) = session.finish()?;
+    assert_eq!(exit, Exit::Code(0));
+    ensure!(rest.iter().all(|message| message.get("method").is_some()), "{rest:?}");
     Ok(())
 }
 
@@ -168,6 +178,13 @@ fn free_port() -> Result<u16> {
         .map(|attempt| 10_000 + u16::try_from(seed.hash_one(attempt) % 9_000).unwrap_or_default())
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
         .ok_or_else(|| Failure::new("no port is free"))
+}
+
+/// Kills the supervisor, as a crash would.
+fn crash(home: &Home) -> Result {
+    let supervisor = home.supervisor(NAME).ok_or_else(|| Failure::new("there is no supervisor"))?;
+    supervisor.kill();
+    wait_until("it is dead", STOP_BOUND, || Ok(!supervisor.is_alive()))
 }
 
 /// Checks that nothing is left of the workloads of a home: no process, no folder, no key.

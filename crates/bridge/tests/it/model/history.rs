@@ -117,6 +117,8 @@ impl Trouble {
 pub(crate) enum Op {
     /// The client sends a request.
     Request(Wrong),
+    /// The client sends a request of the era without sessions.
+    Alone(Wrong),
     /// The client sends a notification.
     Notify(Wrong),
     /// The client subscribes to one of three resources, or ends that, and waits for the answer.
@@ -143,6 +145,7 @@ fn wrong() -> impl Strategy<Value = Wrong> {
 pub(crate) fn any() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         6 => wrong().prop_map(Op::Request),
+        3 => wrong().prop_map(Op::Alone),
         2 => wrong().prop_map(Op::Notify),
         1 => (0_usize..4).prop_map(Op::Cancel),
         1 => (0_usize..3).prop_map(Op::Subscribe),

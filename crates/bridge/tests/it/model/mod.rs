@@ -14,7 +14,7 @@ use thv_bridge::Transport;
 use history::{Op, Trouble, Wrong};
 
 /// How many histories are tried where `PROPTEST_CASES` does not say.
-const HISTORIES: u32 = 1000;
+const HISTORIES: u32 = 600;
 
 fn check(transport: Transport, history: &[Op]) {
     if let Err(broken) = run::run(transport, history) {
@@ -55,6 +55,10 @@ fn the_quiet_history_and_each_trouble_alone() {
                 &[Op::Request(wrong), Op::Request(Wrong::Nothing), Op::Notify(wrong), Op::Wait(300)],
             );
             check(transport, &[Op::Request(wrong), Op::Cancel(0), Op::Wait(0), Op::Request(wrong)]);
+            check(
+                transport,
+                &[Op::Alone(wrong), Op::Request(wrong), Op::Wait(30), Op::Alone(wrong), Op::Cancel(0)],
+            );
         }
         for trouble in Trouble::ALL {
             let mut history =

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::history::Op;
 use super::world::World;
+use crate::modern::with_meta;
 
 /// In virtual time: longer than anything that a relay waits for.
 const LONG: Duration = Duration::from_secs(600);
@@ -138,10 +139,12 @@ async fn live_in(world: &Arc<World>, history: &[Op]) -> Result<(), String> {
     for (at, op) in history.iter().enumerate() {
         match *op {
             Op::Answer => client.answer_questions().await,
-            Op::Request(wrong) => {
+            Op::Request(wrong) | Op::Alone(wrong) => {
                 let id = sent.len() as u64;
                 sent.push(id);
-                client.request(id, "work", json!({"wrong": wrong.number()})).await;
+                let params = json!({"wrong": wrong.number()});
+                let is_alone = matches!(op, Op::Alone(_));
+                client.request(id, "work", if is_alone { with_meta(params) } else { params }).await;
             }
             Op::Notify(wrong) => {
                 let params = json!({"wrong": wrong.number(), "n": at});

@@ -38,6 +38,9 @@ struct State {
     /// Questions, which a new server numbers anew, and answers that came to another session.
     asked: u64,
     misled: Vec<Value>,
+    /// Requests that belong to no session, and what was wrong with how they came.
+    alone: HashSet<String>,
+    misplaced: Vec<String>,
     /// Messages that were answered with 404 once.
     not_found: HashSet<String>,
     /// The server's own stream.
@@ -252,6 +255,9 @@ impl World {
         if let Some(answer) = state.misled.first() {
             return Err(format!("an answer reached another session than the one that asked: {answer}"));
         }
+        if let Some(message) = state.misplaced.first() {
+            return Err(format!("what belongs to no session came otherwise: {message}"));
+        }
         for heard in &place.strangers {
             let text = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
             if place.keys.iter().any(|key| text.contains(key.expose_text().as_str())) || text.contains("POST")
@@ -283,6 +289,14 @@ impl World {
         } else {
             request.header("mcp-session-id") == Some(&session)
         };
+        let is_alone = !is_sse && message["params"].get("_meta").is_some();
+        if is_alone {
+            state.alone.insert(format!("yes{}", request.id()));
+            if request.header("mcp-session-id").is_some() || crate::modern::refusal(request).is_some() {
+                state.misplaced.push(format!("{request:?}"));
+            }
+        }
+        let belongs = belongs || is_alone;
         if request.rpc() == "initialize" && (belongs || !is_sse) {
             let refusal = json!({"code": -32603, "message": "not now"});
             let refusal = json!({"jsonrpc": "2.0", "id": message["id"], "error": refusal});
@@ -298,7 +312,12 @@ impl World {
         }
         if request.method == "GET" {
             return match request.header("last-event-id") {
-                Some(id) => resumed(id),
+                Some(id) => {
+                    if state.alone.contains(id) {
+                        state.misplaced.push(format!("{request:?}"));
+                    }
+                    resumed(id)
+                }
                 None => {
                     let (sender, reply) = fed_stream();
                     state.stream = Some(sender);
