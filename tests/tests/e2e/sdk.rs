@@ -1,6 +1,6 @@
 //! The real thing: `mcp-server-time` behind the lock, and the official Python SDK as the client.
 
-use crate::fixture::{scenario, scenario_with, server, store_entries, wait_alone};
+use crate::fixture::{GONE_BOUND, others, scenario, scenario_with, server, store_entries, wait_until};
 use serde_json::{Value, json};
 use std::path::Path;
 use thv_e2e::{BINARY_VARIABLE, Exit, Failure, Foreground, Home, NO_BUS, Result, ensure, need_part};
@@ -46,11 +46,17 @@ pub(crate) fn ended_well(report: &Value) -> Result {
     Ok(())
 }
 
-/// The newest revision with sessions.
-pub(crate) const WITH_SESSIONS: &str = "2025-11-25";
-
 /// The newest revision of all.
 pub(crate) const NEWEST: &str = "2026-07-28";
+
+/// In the newest era there are no sessions to end: one server waits for the next caller, and the bridge is gone.
+pub(crate) fn at_rest(home: &Home, supervisor: u32) -> Result {
+    wait_until("one server at most waits", GONE_BOUND, || {
+        let left = others(home, supervisor);
+        let count = |word: &str| left.iter().filter(|process| process.command.contains(word)).count();
+        Ok(count("__guard") <= 1 && count("proxy stdio") == 0)
+    })
+}
 
 pub(crate) fn has_toured(report: &Value, revision: &str) {
     assert_eq!(report["connected"], json!({ "protocol_version": revision, "server": "mcp-time" }));
@@ -73,8 +79,8 @@ pub(crate) fn the_sdk_lists_and_calls_over_the_bridge_and_leaves_cleanly() -> Re
     let home = Home::new()?;
     let time = time_server(&home, &python)?;
     home.key("time")?;
-    has_toured(&over_bridge(&home, &python, "stdio_calls.py")?, WITH_SESSIONS);
-    wait_alone(&home, time.pid())?;
+    has_toured(&over_bridge(&home, &python, "stdio_calls.py")?, NEWEST);
+    at_rest(&home, time.pid())?;
     assert_eq!(time.stop()?, Exit::Code(0));
     home.close()
 }
@@ -95,9 +101,9 @@ fn a_bridge_needs_no_more_than_a_home_folder() -> Result {
         [("THV_HOME", "not/absolute"), ("XDG_CONFIG_HOME", "/nowhere"), ("XDG_STATE_HOME", "/nowhere")];
     let report = scenario_with(&home, &python, "stdio_calls.py", &entry.to_string(), &astray)?;
     ended_well(&report)?;
-    has_toured(&report, WITH_SESSIONS);
+    has_toured(&report, NEWEST);
     assert!(home.path().read_dir()?.next().is_none(), "THV_HOME was not to be used");
-    wait_alone(&home, time.pid())?;
+    at_rest(&home, time.pid())?;
     time.stop()?;
     home.close()
 }
@@ -115,7 +121,7 @@ pub(crate) fn ten_calls_at_once_get_an_answer_each() -> Result {
         let expected = format!("T{hour:02}:00:00+00:00");
         assert!(source.is_some_and(|source| source.ends_with(&expected)), "{hour}: {answer}");
     }
-    wait_alone(&home, time.pid())?;
+    at_rest(&home, time.pid())?;
     time.stop()?;
     home.close()
 }
@@ -144,7 +150,7 @@ pub(crate) fn a_call_cancelled_at_once_leaves_the_session_usable() -> Result {
     let time = time_server(&home, &python)?;
     let report = over_bridge(&home, &python, "stdio_hasty.py")?;
     assert_eq!(report["afterwards"]["isError"], false, "{report}");
-    wait_alone(&home, time.pid())?;
+    at_rest(&home, time.pid())?;
     time.stop()?;
     home.close()
 }
@@ -194,7 +200,7 @@ pub(crate) fn without_the_key_the_sdk_is_told_the_way_in() -> Result {
         let message = report["errors"][0]["message"].as_str();
         assert!(message.is_some_and(|message| message.contains("thv proxy stdio time")), "{mode}: {report}");
     }
-    assert_eq!(crate::fixture::others(&home, time.pid()), [], "a server was started for a stranger");
+    assert_eq!(others(&home, time.pid()), [], "a server was started for a stranger");
     time.stop()?;
     home.close()
 }

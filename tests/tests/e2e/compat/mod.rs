@@ -113,6 +113,7 @@ fn row(server: Server, hosting: Hosting, client: Client) -> Result {
             transcript::without_news(&mut report, method);
         }
         let seen = &report["direct"];
+        let has_sessions = text(&seen["connected"], "protocolVersion")? != crate::sdk::NEWEST;
         transcript::has_substance(seen, &plan)?;
         let meeting = Meeting {
             server,
@@ -122,7 +123,7 @@ fn row(server: Server, hosting: Hosting, client: Client) -> Result {
             compared: format!("{} steps", plan.as_array().map_or(0, Vec::len)),
         };
         meeting.compare(seen, WAYS.map(|way| report.get(way)))?;
-        if wire == Wire::Stdio {
+        if wire == Wire::Stdio && has_sessions {
             // The SDKs end their sessions, so the servers of those go.
             wait_alone(home, guarded.pid())?;
         }

@@ -236,7 +236,8 @@ fn fields_are_added_and_secrets_among_them_are_seen_by_the_server_alone() -> Res
             &url,
         ];
         refused(home.thv(run), 3, &["api", "thv secret set api"])?;
-        nothing_left(home, &python)?;
+        assert_eq!(crate::fixture::list(home)?, Vec::<Value>::new());
+        assert_eq!(crate::fixture::store_entries(home, &python)?, json!({}));
 
         home.thv(["secret", "set", "api"]).stdin(secret).output()?.expect(0)?;
         let guarded = Detached::of(home.thv(run).output()?)?;

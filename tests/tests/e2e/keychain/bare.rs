@@ -3,7 +3,7 @@
 
 use super::{add, end, entries_of, no_key, refused_soon};
 use crate::fixture::{GONE_BOUND, call_text, scenario, server, wait_until};
-use crate::sdk::{WITH_SESSIONS, ended_well, has_toured};
+use crate::sdk::{NEWEST, ended_well, has_toured};
 use serde_json::{Value, json};
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -169,7 +169,7 @@ fn the_official_sdk_starts_a_bridge_that_finds_its_key() -> Result {
         let entry = json!({ "command": words[0], "args": words[1..], "env": null });
         let report = scenario(home, &python, "stdio_calls.py", &entry.to_string())?;
         ended_well(&report)?;
-        has_toured(&report, WITH_SESSIONS);
+        has_toured(&report, NEWEST);
         login.output(&["rm", "time"])?.expect(0)?;
         assert_eq!(entries_of(&desktop.address(), "thv")?, json!({}));
         Ok(())
