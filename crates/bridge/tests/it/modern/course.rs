@@ -223,6 +223,48 @@ async fn a_client_of_both_eras_is_served_in_both() {
 }
 
 #[tokio::test]
+async fn after_initialize_what_says_nothing_of_itself_is_of_the_older_era() {
+    let server = Server::start(|request| match request.header("mcp-protocol-version") {
+        Some(VERSION) => echo(request),
+        _ => usual(request),
+    })
+    .await;
+    let mut client = Client::to(&server);
+    call(&mut client, 1, "server/discover", json!({})).await;
+    // A script: all at once, without waiting for the session.
+    client.request(2, "initialize", json!({})).await;
+    client.notify("notifications/initialized", json!({})).await;
+    client.notify("notifications/x", json!({})).await;
+    client.notify("notifications/cancelled", json!({"requestId": 7})).await;
+    server.saw_rpc("notifications/cancelled", 1).await;
+    for request in &server.requests()[2..] {
+        assert_eq!(request.header("mcp-session-id"), Some("s1"), "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_no_server_may_ask_is_answered_to_no_session() {
+    let server = Server::start(|request| match request.header("mcp-protocol-version") {
+        Some(VERSION) => {
+            let question = json!({"jsonrpc": "2.0", "id": 5, "method": "sampling/createMessage"});
+            let answer = json!({"jsonrpc": "2.0", "id": request.id(), "result": {}});
+            stream([&*event(&question), &*event(&answer)])
+        }
+        _ => usual(request),
+    })
+    .await;
+    let mut client = Client::to(&server);
+    client.open().await;
+    ask(&mut client, 1, "tools/call", json!({"name": "t"})).await;
+    assert_eq!(client.recv().await["method"], "sampling/createMessage");
+    assert_eq!(client.recv().await["id"], 1);
+    client.send(json!({"jsonrpc": "2.0", "id": 5, "result": {}})).await;
+    client.notify("notifications/x", json!({})).await;
+    server.saw_rpc("notifications/x", 1).await;
+    assert!(server.requests().iter().all(|r| r.json().get("result").is_none()));
+}
+
+#[tokio::test]
 async fn a_request_of_this_era_waits_for_no_initialize() {
     let server = Server::start(|request| match request.rpc().as_str() {
         "initialize" => Reply::Hang,
