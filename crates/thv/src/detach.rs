@@ -31,9 +31,20 @@ use crate::say;
 use crate::secrets::Values;
 use crate::supervise::{self, Order};
 
-/// Variables of the launcher that a supervisor keeps: where things are, and how to reach a keychain.
-const KEPT: [&str; 8] =
-    ["HOME", "PATH", "LANG", "TZ", "TMPDIR", "SYSTEMROOT", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+/// Variables of the launcher that a supervisor keeps: where things are, how to reach a keychain, and which certificate
+/// authorities to trust.
+const KEPT: [&str; 10] = [
+    "HOME",
+    "PATH",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "SYSTEMROOT",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
 
 /// The longest errand, in bytes.
 const ERRAND: u64 = 1 << 20;

@@ -109,8 +109,8 @@ fn row(server: Server, hosting: Hosting, client: Client) -> Result {
         let Some(report) = client.play(home, &ways, &plan)? else { return Ok(()) };
 
         let mut report = transcript::masked(report);
-        if let Some(method) = server.may_say(wire) {
-            transcript::without_news(&mut report, method);
+        if let Some(chance) = server.may_say(wire) {
+            transcript::without(&mut report, &chance);
         }
         let seen = &report["direct"];
         let has_sessions = text(&seen["connected"], "protocolVersion")? != crate::sdk::NEWEST;

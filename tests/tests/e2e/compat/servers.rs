@@ -2,6 +2,7 @@
 
 use super::clients::Client;
 use super::hosting::Hosting;
+use super::transcript::Chance;
 use crate::fixture::fixture;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -96,10 +97,14 @@ impl Server {
     }
 
     /// What a client may hear from it or not, for reasons of its own.
-    pub(super) fn may_say(self, wire: Wire) -> Option<&'static str> {
-        // server-everything registers more tools when the session has begun. Over streamable HTTP the client opens the
-        // stream for such news at the same time, and each that comes first is lost.
-        (matches!(self, Self::Everything) && wire == Wire::Http).then_some("notifications/tools/list_changed")
+    pub(super) fn may_say(self, wire: Wire) -> Option<Chance> {
+        // server-everything registers more tools when the session has begun, and asks for the roots a moment later. Over
+        // streamable HTTP the client opens the stream for such news at the same time, and each that comes first is lost.
+        (matches!(self, Self::Everything) && wire == Wire::Http).then_some(Chance {
+            news: "notifications/tools/list_changed",
+            question: "roots/list",
+            log: "Roots updated",
+        })
     }
 
     /// A tool to call, with its arguments, for clients that do no more than this.

@@ -17,11 +17,26 @@ pub(super) fn masked(value: Value) -> Value {
     }
 }
 
-/// Takes a notification out of what was heard over each way.
-pub(super) fn without_news(report: &mut Value, method: &str) {
+/// What a server says or not, as chance has it.
+pub(super) struct Chance {
+    /// A notification, by its method.
+    pub(super) news: &'static str,
+    /// A question to the client, by its method.
+    pub(super) question: &'static str,
+    /// How the log message begins that follows the answer.
+    pub(super) log: &'static str,
+}
+
+/// Takes what came by chance out of what was heard and asked over each way.
+pub(super) fn without(report: &mut Value, chance: &Chance) {
+    let is_log =
+        |message: &Value| message["params"]["data"].as_str().is_some_and(|text| text.starts_with(chance.log));
     for seen in report.as_object_mut().into_iter().flat_map(|ways| ways.values_mut()) {
         if let Some(heard) = seen["heard"].as_array_mut() {
-            heard.retain(|message| message["method"] != method);
+            heard.retain(|message| message["method"] != chance.news && !is_log(message));
+        }
+        if let Some(asked) = seen["asked"].as_array_mut() {
+            asked.retain(|message| message["method"] != chance.question);
         }
     }
 }

@@ -178,3 +178,25 @@ fn a_server_that_waits_for_its_port_is_reached_when_the_stranger_leaves() -> Res
         nothing_left(home, &python)
     })
 }
+
+#[test]
+fn a_start_that_meets_a_stranger_tells_of_it_once_in_its_log() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        let port = free_port()?;
+        let run = ["--target-port", &port.to_string()];
+        Detached::of(guarding(home, &python, &run, &["--stay"]).output()?)?;
+        home.thv(["stop", NAME]).output()?.expect(0)?;
+        let mut stranger = stranger!(home, port);
+        stranger.has_it()?;
+        let start = home.thv(["start", NAME, "--ready-timeout", "2s"]).output()?.expect(1)?;
+        ensure!(start.stderr.contains("held by another program"), "{start:?}");
+        stranger.got_nothing();
+        drop(stranger);
+        // However often the server was asked for.
+        let log = home.thv(["logs", "--proxy", NAME]).output()?.expect(0)?.stdout;
+        assert_eq!(log.lines().filter(|line| line.contains(NOBODY)).count(), 1, "{log}");
+        home.thv(["rm", NAME]).output()?.expect(0)?;
+        nothing_left(home, &python)
+    })
+}
