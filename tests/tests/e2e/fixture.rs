@@ -2,9 +2,10 @@
 
 use crate::DEMO_SERVER;
 use serde_json::{Value, json};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use thv_e2e::{Exit, Failure, Foreground, Home, McpStdio, Output, Proc, Result, Thv, ensure};
+use thv_e2e::{Exit, Failure, Foreground, Home, McpStdio, Output, Proc, Result, Running, Thv, ensure};
 
 /// How long processes that are on their way out may take: the guardian gives a server two seconds after the end of
 /// its input and three after SIGTERM.
@@ -13,9 +14,36 @@ pub(crate) const GONE_BOUND: Duration = Duration::from_secs(30);
 /// How long a scenario may run.
 const SCENARIO_BOUND: Duration = Duration::from_secs(90);
 
+/// How long a server may take until it listens.
+const LISTEN_BOUND: Duration = Duration::from_secs(60);
+
 /// A file in `tests/fixtures`.
 pub(crate) fn fixture(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures")).join(path)
+}
+
+/// An example of this crate, which is a server to be locked: `cargo test` builds it beside the tests.
+pub(crate) fn example(name: &str) -> Result<PathBuf> {
+    let tests = std::env::current_exe()?;
+    let server = tests.ancestors().nth(2).map(|built| built.join("examples").join(name));
+    server.filter(|server| server.is_file()).ok_or_else(|| {
+        Failure::new(format!(
+            "the example `{name}` was not built; `cargo xtask e2e` builds it with the tests"
+        ))
+    })
+}
+
+/// Starts a server that listens on the port in `PORT`, waits until it does, and tells the port.
+pub(crate) fn listening(home: &Home, command: &[String]) -> Result<(Running, u16)> {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let mut server = home.command(&command[0]);
+    server.args(&command[1..]).env("PORT", port.to_string());
+    let mut running = home.start(server)?;
+    wait_until("the server listens", LISTEN_BOUND, || match running.poll()? {
+        None => Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()),
+        Some(exit) => Err(Failure::new(format!("{exit:?}\n{}", running.stderr()))),
+    })?;
+    Ok((running, port))
 }
 
 /// The command of a server in `tests/fixtures/servers`: plain Python without any package, which starts fast, and

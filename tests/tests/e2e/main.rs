@@ -3,6 +3,7 @@
 mod browser;
 mod cli;
 mod compat;
+mod conformance;
 mod far_end;
 mod fixture;
 mod given;

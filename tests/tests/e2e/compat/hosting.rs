@@ -2,14 +2,9 @@
 
 use super::NAME;
 use super::servers::Wire;
-use crate::fixture::wait_until;
+use crate::fixture::listening;
 use serde_json::{Value, json};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::time::Duration;
 use thv_e2e::{Foreground, Home, Result, Running};
-
-/// How long a server may take until it listens.
-const LISTEN_BOUND: Duration = Duration::from_secs(60);
 
 /// How `thv` reaches a server.
 #[derive(Clone, Copy)]
@@ -58,17 +53,7 @@ impl Direct {
             Wire::Http => "mcp",
             Wire::Sse => "sse",
         };
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let mut server = home.command(&command[0]);
-        server.args(&command[1..]).env("PORT", port.to_string());
-        let mut running = home.start(server)?;
-        wait_until("the server listens", LISTEN_BOUND, || {
-            match running.poll()? {
-                None => {}
-                Some(exit) => return Err(thv_e2e::Failure::new(format!("{exit:?}\n{}", running.stderr()))),
-            }
-            Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())
-        })?;
+        let (running, port) = listening(home, command)?;
         let url = format!("http://127.0.0.1:{port}/{path}");
         let way = way(&url, wire, &json!({}));
         Ok(Self { way, url: Some(url), _running: Some(running) })

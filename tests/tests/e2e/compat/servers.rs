@@ -3,7 +3,7 @@
 use super::clients::Client;
 use super::hosting::Hosting;
 use super::transcript::Chance;
-use crate::fixture::fixture;
+use crate::fixture::{example, fixture};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl Server {
                 let script = fixture("compat/servers/fastmcp_server.py");
                 vec![need_part!(Python).join("python3"), "-B".into(), script, word.into()]
             }
-            Self::Rmcp => vec![rmcp_server()?, word.into()],
+            Self::Rmcp => vec![example("rmcp_server")?, word.into()],
         };
         command.extend(words.iter().map(|word| word.to_string_lossy().into_owned()));
         Ok(())
@@ -115,15 +115,6 @@ impl Server {
             Self::FastMcp | Self::Rmcp => ("echo", json!({ "text": "ä𝄞" })),
         }
     }
-}
-
-/// The example of this crate that serves with the Rust SDK: `cargo test` builds it beside the tests.
-fn rmcp_server() -> Result<PathBuf> {
-    let tests = std::env::current_exe()?;
-    let server = tests.ancestors().nth(2).map(|built| built.join("examples/rmcp_server"));
-    server.filter(|server| server.is_file()).ok_or_else(|| {
-        Failure::new("the example `rmcp_server` was not built; `cargo xtask e2e` builds it with the tests")
-    })
 }
 
 /// A repository with two commits and a change.
