@@ -1,6 +1,7 @@
 //! End-to-end tests of `thv`, by theme. `cargo xtask e2e` builds what they need and runs them.
 
 mod browser;
+mod bytes;
 mod cli;
 mod compat;
 mod conformance;
