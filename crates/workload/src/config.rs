@@ -6,27 +6,42 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thv_keygen::Name;
 
+use crate::span;
+
 /// The version that this crate writes.
 pub const SCHEMA_VERSION: &str = "v0.1.0";
 
 /// Settings of other programs that would have to be enforced, and are not.
-const NOT_ENFORCED: [&str; 12] = [
+const NOT_ENFORCED: [&str; 24] = [
+    "additional_middleware_configs",
     "audit_config",
+    "audit_config_path",
     "authz_config",
+    "authz_config_path",
+    "aws_sts_config",
+    "embedded_auth_server_config",
     "ignore_config",
     "isolate_network",
     "middleware_configs",
+    "mutating_webhooks",
     "network",
     "oidc_config",
     "permission_profile",
+    "permission_profile_name_or_path",
+    "rate_limit_config",
     "remote_auth_config",
+    "strict_protocol_validation",
     "token_exchange_config",
     "tools_filter",
+    "tools_override",
+    "upstream_swap_config",
+    "validating_webhooks",
     "volumes",
 ];
 
@@ -167,9 +182,9 @@ pub struct RunConfig {
     /// Hosts that the proxy answers to besides its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_hosts: Vec<String>,
-    /// How long an idle session is kept, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_ttl: Option<u64>,
+    /// How long an idle session is kept; in the file a duration of Go, such as `30m0s`.
+    #[serde(default, with = "span", skip_serializing_if = "Option::is_none")]
+    pub session_ttl: Option<Duration>,
     /// How many sessions there may be at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<usize>,
@@ -213,6 +228,11 @@ pub enum ConfigError {
     /// A number of days below zero.
     #[error("sharedKeyAuth.keyRotationDays is {0}; it is a number of days, or 0 for never")]
     RotationDays(i64),
+    /// A key that would have to be replaced in time.
+    #[error(
+        "sharedKeyAuth.keyRotationDays is {0}, and this program does not replace keys by itself yet; set it to 0"
+    )]
+    NoRotation(i64),
     /// A setting that we cannot enforce.
     #[error("it asks for {0}, which this program does not enforce; remove the field to go on without it")]
     NotEnforced(&'static str),
@@ -244,10 +264,11 @@ impl RunConfig {
             return Err(ConfigError::Version(self.schema_version.clone()));
         }
         self.name()?;
-        if let Some(auth) = &self.shared_key_auth
-            && auth.key_rotation_days < 0
-        {
-            return Err(ConfigError::RotationDays(auth.key_rotation_days));
+        match self.shared_key_auth.as_ref().map_or(0, |auth| auth.key_rotation_days) {
+            0 => {}
+            days @ ..0 => return Err(ConfigError::RotationDays(days)),
+            // A key that outlives its days would be a promise that nobody keeps.
+            days => return Err(ConfigError::NoRotation(days)),
         }
         for field in NOT_ENFORCED {
             if self.other.get(field).is_some_and(asks_for_something) {
@@ -329,17 +350,60 @@ mod tests {
         assert_eq!(RunConfig::parse(&config.to_json().unwrap()).unwrap(), config);
     }
 
+    /// As ToolHive writes them.
     #[test]
     fn settings_that_are_not_enforced_are_refused_by_name() {
-        for field in NOT_ENFORCED {
-            let json = format!(r#"{{"name":"a","command":"/bin/cat","{field}":{{"issuer":"x"}}}}"#);
-            assert!(error(&json).contains(field));
-            let harmless = format!(r#"{{"name":"a","command":"/bin/cat","{field}":null}}"#);
-            assert!(RunConfig::parse(harmless.as_bytes()).is_ok());
+        for (field, asks, harmless) in [
+            ("additional_middleware_configs", r#"[{"type":"obo"}]"#, "[]"),
+            ("audit_config", r#"{"component":"x"}"#, "null"),
+            ("audit_config_path", r#""/etc/audit.json""#, r#""""#),
+            ("authz_config", r#"{"type":"cedarv1"}"#, "null"),
+            ("authz_config_path", r#""/etc/authz.json""#, r#""""#),
+            ("aws_sts_config", r#"{"region":"eu-north-1"}"#, "null"),
+            ("embedded_auth_server_config", r#"{"issuer":"https://example.org"}"#, "null"),
+            ("ignore_config", r#"{"load_global":true}"#, "null"),
+            ("isolate_network", "true", "false"),
+            ("middleware_configs", r#"[{"type":"auth"}]"#, "[]"),
+            ("mutating_webhooks", r#"[{"name":"x"}]"#, "[]"),
+            ("network", r#"{"mode":"none"}"#, "null"),
+            ("oidc_config", r#"{"issuer":"https://example.org"}"#, "null"),
+            ("permission_profile", r#"{"network":{"outbound":{}}}"#, "null"),
+            ("permission_profile_name_or_path", r#""none""#, r#""""#),
+            ("rate_limit_config", r#"{"shared":{}}"#, "null"),
+            ("remote_auth_config", r#"{"client_id":"x"}"#, "null"),
+            ("strict_protocol_validation", "true", "false"),
+            ("token_exchange_config", r#"{"audience":"x"}"#, "null"),
+            ("tools_filter", r#"["read"]"#, "[]"),
+            ("tools_override", r#"{"read":{"name":"look"}}"#, "{}"),
+            ("upstream_swap_config", r#"{"header_strategy":"replace"}"#, "null"),
+            ("validating_webhooks", r#"[{"name":"x"}]"#, "[]"),
+            ("volumes", r#"["/a:/b:ro"]"#, "[]"),
+        ] {
+            let json = |value: &str| {
+                format!(r#"{{"name":"a","command":"/bin/cat","{field}":{value}}}"#).into_bytes()
+            };
+            match RunConfig::parse(&json(asks)) {
+                Err(ConfigError::NotEnforced(named)) => assert_eq!(named, field),
+                other => panic!("{field}: {other:?}"),
+            }
+            assert!(RunConfig::parse(&json(harmless)).is_ok(), "{field}");
         }
-        assert!(
-            error(r#"{"name":"a","command":"/bin/cat","isolate_network":true}"#).contains("isolate_network")
-        );
+    }
+
+    /// What `thv export` of ToolHive writes for `thv run --session-ttl 90m https://…`, but for the middleware.
+    #[test]
+    fn an_exported_file_of_toolhive_means_what_it_says() {
+        let exported = br#"{"schema_version":"v0.1.0","image":"","remote_url":"https://example.org/mcp",
+            "name":"far","base_name":"far","transport":"streamable-http","host":"127.0.0.1","port":41873,
+            "permission_profile":null,"env_vars":{"MCP_TRANSPORT":"streamable-http"},
+            "container_labels":{"toolhive":"true"},"session_ttl":"1h30m0s","proxy_mode":"streamable-http",
+            "group":"default"}"#;
+        let config = RunConfig::parse(exported).unwrap();
+        assert_eq!(config.session_ttl, Some(Duration::from_secs(90 * 60)));
+        let again: Value = serde_json::from_slice(&config.to_json().unwrap()).unwrap();
+        assert_eq!((&again["session_ttl"], &again["group"]), (&"1h30m0s".into(), &"default".into()));
+        let none = RunConfig::parse(br#"{"name":"a","command":"/bin/cat","session_ttl":""}"#).unwrap();
+        assert_eq!(none.session_ttl, None);
     }
 
     #[test]
@@ -356,6 +420,11 @@ mod tests {
                 r#"{"name":"a","command":"/bin/cat","sharedKeyAuth":{"enabled":true,"keyRotationDays":-1}}"#,
                 "keyRotationDays is -1",
             ),
+            (
+                r#"{"name":"a","command":"/bin/cat","sharedKeyAuth":{"enabled":true,"keyRotationDays":30}}"#,
+                "keyRotationDays is 30, and this program does not replace keys",
+            ),
+            (r#"{"name":"a","command":"/bin/cat","session_ttl":1800}"#, "not a run config"),
         ];
         for (json, word) in cases {
             assert!(error(json).contains(word), "{json}: {}", error(json));

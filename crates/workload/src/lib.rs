@@ -27,6 +27,7 @@ pub mod orphans;
 pub mod process;
 pub mod registry;
 pub mod server;
+mod span;
 pub mod status;
 pub mod steps;
 pub mod supervisor;

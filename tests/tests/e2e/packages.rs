@@ -166,6 +166,7 @@ fn a_run_config_goes_out_and_comes_back() -> Result {
         assert_eq!(home.thv(["export", "demo", "-"]).output()?.expect(0)?.json()?, config);
         assert_eq!(config["sharedKeyAuth"]["enabled"], true);
         assert_eq!((&config["name"], &config["command"]), (&json!("demo"), &json!(DEMO_SERVER)));
+        assert_eq!(config["session_ttl"], "10m0s", "as ToolHive writes it");
         ensure!(config.get("base_env").is_none(), "it goes to other machines: {config}");
 
         let again = ["run", "--from-config", "demo.json"];
@@ -201,12 +202,16 @@ fn a_run_config_that_cannot_be_honoured_is_refused_by_what_it_asks_for() -> Resu
             ("oidc_config", json!({ "issuer": "https://example.org" }), "oidc_config"),
             ("permission_profile", json!({ "network": {} }), "permission_profile"),
             ("isolate_network", json!(true), "isolate_network"),
+            ("authz_config_path", json!("/etc/authz.json"), "authz_config_path"),
+            ("permission_profile_name_or_path", json!("none"), "permission_profile_name_or_path"),
+            ("session_ttl", json!("soon"), "soon"),
             ("target_port", json!(3000), "--target-port"),
             ("remote_url", json!("http://example.com/mcp"), "encryption"),
             ("header_forward", json!({ "add_plaintext_headers": { "X-A": "1" } }), "--remote-header"),
             ("schema_version", json!("v9"), "v9"),
             ("name", json!("../up"), "../up"),
             ("sharedKeyAuth", json!({ "enabled": true, "keyRotationDays": -1 }), "-1"),
+            ("sharedKeyAuth", json!({ "enabled": true, "keyRotationDays": 30 }), "30"),
             ("command", json!("relative"), "absolute"),
             ("host", json!("0.0.0.0"), "--allow-remote"),
             ("env_vars", json!({ "THV_HOME": "/x" }), "THV_HOME"),

@@ -127,7 +127,7 @@ fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
         container_labels: pairs(&args.labels, "label")?,
         allowed_origins: args.allowed_origins.clone(),
         allowed_hosts: args.allowed_hosts.clone(),
-        session_ttl: args.session_ttl.map(|ttl| ttl.as_secs()),
+        session_ttl: args.session_ttl,
         max_sessions: args.max_sessions,
         max_message_bytes: args.max_message_bytes,
         shared_key_auth: args.shared_key_auth.then_some(SharedKeyAuth {

@@ -1,7 +1,6 @@
 //! A server on standard input and output: one process for each session, under its guardian.
 
 use std::io;
-use std::time::Duration;
 
 use thv_proxy::stdio::{Child, Options, Spawn, StdioHost, Stop};
 use thv_workload::config::RunConfig;
@@ -37,7 +36,7 @@ fn options(order: &Order<'_>) -> Options {
         options.max_sessions = *sessions;
     }
     if let Some(ttl) = session_ttl {
-        options.session_ttl = Duration::from_secs(*ttl);
+        options.session_ttl = *ttl;
     }
     options
 }
