@@ -7,13 +7,13 @@ use thv_bridge::{Locate, LocateError, Target, Transport, Why};
 use thv_keychain::{ErrorKind, KeychainFault, StoreError, VaultError};
 use thv_keygen::{Name, SharedKey};
 use thv_wire::code::Reason;
-use thv_workload::config;
+use thv_workload::config::{self, RunConfig};
 #[cfg(unix)]
 use thv_workload::control;
 
 use thv_workload::home::Home;
 use thv_workload::registry::{self, Workload};
-use thv_workload::status::{Desired, State};
+use thv_workload::status::{Desired, State, Status};
 
 use crate::commands;
 use crate::commands::start::start_under;
@@ -26,6 +26,9 @@ const READY: Duration = Duration::from_secs(60);
 
 /// How long a supervisor that refuses connections may take to vanish: a killed one lets go of its port first.
 const VANISH: Duration = Duration::from_secs(1);
+
+/// How often in a row what was found may turn out to be on its way out.
+const TURNS: u32 = 3;
 
 /// How often a vanishing supervisor is looked at.
 const POLL: Duration = Duration::from_millis(10);
@@ -67,77 +70,93 @@ impl HomeLocator {
         Ok(())
     }
 
-    /// Whether the workload has crashed or did not survive a reboot. One that the user stopped has not.
-    fn is_down(&self) -> bool {
-        registry::load(&self.home, &self.name).ok().flatten().is_some_and(|workload| {
-            workload.status.desired == Desired::Running && workload.status.supervisor.is_none()
-        })
+    fn load(&self) -> Option<Workload> {
+        registry::load(&self.home, &self.name).ok().flatten()
     }
 
-    /// Starts the workload with the environment recorded at `run`. Of several bridges the first one does, and the
-    /// others find it running.
-    fn start(&self) -> Result<(), LocateError> {
-        let started =
-            self.home.prepare().map_err(|error| Failure::new(Exit::Refused, error.to_string())).and_then(
-                |()| {
-                    let lock = commands::lock(&self.home, &self.name)?;
-                    // The user may have stopped it while we waited for the lock.
-                    if self.is_down() {
-                        start_under(&self.home, &lock, READY, self.debug).map(drop)
-                    } else {
-                        Ok(())
-                    }
-                },
-            );
-        started.map_err(|failure| {
+    /// Whether the workload is wanted and cannot be used now.
+    fn is_down(&self) -> bool {
+        self.load().is_some_and(|workload| is_down(&workload.status))
+    }
+
+    /// Waits for whoever is changing the workload, and starts it if it is down all the same, with the environment
+    /// recorded at `run`. Of several bridges the first one does, and the others find it running.
+    fn bring_up(&self) -> Result<(), LocateError> {
+        let failed = |failure: &Failure| {
             let name = &self.name;
             LocateError::new(
                 Reason::NotRunning,
                 format!("workload {name} could not be started: {}; see thv logs {name}", failure.summary()),
             )
-        })
+        };
+        let prepared = self.home.prepare().map_err(|error| Failure::new(Exit::Refused, error.to_string()));
+        let lock = prepared
+            .and_then(|()| commands::lock(&self.home, &self.name))
+            .map_err(|failure| failed(&failure))?;
+        // The user may have stopped it, or another bridge started it, while we waited for the lock.
+        let Some(workload) = self.load().filter(|workload| is_down(&workload.status)) else { return Ok(()) };
+        if !self.starts {
+            return Ok(());
+        }
+        if workload.config.is_locked() {
+            // A door that cannot be opened is no reason to put a server behind it.
+            read_key(&self.home, &self.name)?;
+        }
+        start_under(&self.home, &lock, READY, self.debug).map(drop).map_err(|failure| failed(&failure))
     }
 
-    /// Waits, within a bound, until the status is another than that of a supervisor that does not answer. Whether it
-    /// has become so.
+    /// Waits, within a bound, until a supervisor that says it runs, and does not answer, says something else or is
+    /// gone. Whether it has come to that.
     async fn see_it_vanish(&self) -> bool {
-        let status = || {
-            let workload = registry::load(&self.home, &self.name).ok().flatten()?;
-            Some((workload.status.supervisor?, workload.status.port))
+        let running = || {
+            let status = self.load()?.status;
+            (status.status == State::Running).then_some((status.supervisor, status.port))
         };
-        let Some(seen) = status() else { return false };
+        let Some(seen) = running() else { return false };
         let vanished = async {
-            while status() == Some(seen) {
+            while running() == Some(seen) {
                 tokio::time::sleep(POLL).await;
             }
         };
         tokio::time::timeout(VANISH, vanished).await.is_ok()
     }
 
-    /// Starts the workload if it is down, and tells where it is.
-    async fn find(&self) -> Result<Target, LocateError> {
-        if self.starts && self.is_down() {
-            // A door that cannot be opened is no reason to put a server behind it.
-            self.key().await?;
-            let starter = self.clone();
-            let (done, result) = tokio::sync::oneshot::channel();
-            // A thread of its own: a start blocks, and has a runtime of its own. A bridge that ends meanwhile does not
-            // wait for it, and its supervisor, left without `go`, undoes the start.
-            std::thread::spawn(move || done.send(starter.start()));
-            let gone = || LocateError::new(Reason::NotRunning, "the start of the workload broke off");
-            result.await.unwrap_or_else(|_| Err(gone()))?;
+    /// Sees to it that the workload runs, if it is wanted.
+    async fn settle(&self) -> Result<(), LocateError> {
+        if !self.is_down() {
+            return Ok(());
         }
-        self.look().await
+        let starter = self.clone();
+        let (done, result) = tokio::sync::oneshot::channel();
+        // A thread of its own: a start blocks, and has a runtime of its own. A bridge that ends meanwhile does not
+        // wait for it, and its supervisor, left without `go`, undoes the start.
+        std::thread::spawn(move || done.send(starter.bring_up()));
+        let gone = || LocateError::new(Reason::NotRunning, "the start of the workload broke off");
+        result.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// The key, for a workload that has a lock. Read on a thread of its own, since a keychain may take seconds to
-    /// answer, and those who have their connections already must not wait for it.
-    async fn key(&self) -> Result<Option<SharedKey>, LocateError> {
+    /// Whether a look in vain fell into a moment of change, such as the beginning of a restart.
+    async fn has_changed(&self, error: &LocateError) -> bool {
+        match error.reason {
+            Reason::NotRunning => self.is_down() || self.see_it_vanish().await,
+            // A lock is taken off by deleting its key first.
+            Reason::KeyMissing => self.is_down(),
+            _ => false,
+        }
+    }
+
+    /// The key, for a workload that has a lock. Whether it has one is told by the run config that also told where it
+    /// listens: one that cannot be read a moment later must not make it an open one. Read on a thread of its own,
+    /// since a keychain may take seconds to answer, and those who have their connections already must not wait for it.
+    async fn key(&self, config: &RunConfig) -> Result<Option<SharedKey>, LocateError> {
+        if !config.is_locked() {
+            return Ok(None);
+        }
         let (home, name) = (self.home.clone(), self.name.clone());
         let (done, result) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || done.send(read_key(&home, &name)));
         let lost = || LocateError::new(Reason::KeychainUnavailable, "the key could not be read");
-        result.await.unwrap_or_else(|_| Err(lost()))
+        result.await.unwrap_or_else(|_| Err(lost())).map(Some)
     }
 
     async fn look(&self) -> Result<Target, LocateError> {
@@ -148,7 +167,7 @@ impl HomeLocator {
             .ok_or_else(|| gone(format!("there is no workload named {name}; see thv list --all")))?;
         let addr = address(&workload).map_err(gone)?;
         self.check_alive(&workload).await.map_err(gone)?;
-        let key = self.key().await?;
+        let key = self.key(&workload.config).await?;
         let transport = workload.config.transport;
         Ok(Target {
             addr,
@@ -171,13 +190,22 @@ impl Locate for HomeLocator {
         if why == Why::Unreachable {
             self.see_it_vanish().await;
         }
-        match self.find().await {
-            Err(error) if error.reason == Reason::NotRunning && self.see_it_vanish().await => {
-                self.find().await
+        for _ in 0..TURNS {
+            self.settle().await?;
+            match self.look().await {
+                Err(error) if self.has_changed(&error).await => {}
+                found => return found,
             }
-            found => found,
         }
+        self.look().await
     }
+}
+
+/// Whether a workload is wanted and cannot be used now: it has crashed, did not survive a reboot, or is on its way up
+/// or down. One that the user stopped is not wanted.
+fn is_down(status: &Status) -> bool {
+    let on_its_way = matches!(status.status, State::Starting | State::Stopping);
+    status.desired == Desired::Running && (status.supervisor.is_none() || on_its_way)
 }
 
 /// Where a workload listens, provided that its supervisor is proved alive.
@@ -212,17 +240,14 @@ fn address(workload: &Workload) -> Result<SocketAddr, String> {
 const EXCHANGES: u32 = 3;
 
 /// The current key of a workload that has a lock.
-fn read_key(home: &Home, name: &Name) -> Result<Option<SharedKey>, LocateError> {
-    if !registry::config(home, name).is_ok_and(|config| config.is_locked()) {
-        return Ok(None);
-    }
+fn read_key(home: &Home, name: &Name) -> Result<SharedKey, LocateError> {
     let mut exchanges = 0..EXCHANGES;
     loop {
         let vault = KeyVault::open(home)
             .map_err(|failure| LocateError::new(Reason::KeychainUnavailable, failure.summary()))?;
         let answer = vault.vault().current(name);
         if let Ok(Some(key)) = answer {
-            return Ok(Some(key));
+            return Ok(key);
         }
         // The store may have been exchanged while we read: then the new one is asked.
         let exchanged = store::known(home).is_ok_and(|choice| choice.as_ref() != vault.choice());
@@ -261,4 +286,103 @@ fn no_key(name: &Name, error: &VaultError) -> LocateError {
     };
     message.push_str(&format!("; {}", advice.as_deref().unwrap_or("thv doctor says what is wrong")));
     LocateError::new(reason, message)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use thv_keygen::KeySet;
+    use thv_workload::control::{Answer, Controlled};
+    use thv_workload::files::write_atomic;
+    use thv_workload::lock::WorkloadLock;
+    use thv_workload::process::ProcessRef;
+
+    const LOCKED: &[u8] =
+        br#"{"name":"time","command":"/bin/cat","host":"127.0.0.1","sharedKeyAuth":{"enabled":true}}"#;
+
+    /// A supervisor that does something before it answers.
+    struct Fake<F>(F);
+
+    impl<F: Fn()> Controlled for Fake<F> {
+        fn answer(&self) -> Answer {
+            self.0();
+            let supervisor = ProcessRef::current().unwrap();
+            Answer { supervisor, sessions: 0, key_ids: Vec::new(), error: None }
+        }
+
+        fn replace_keys(&self, _set: KeySet) {}
+
+        fn stop(&self, _again: bool) {}
+    }
+
+    /// A home with a workload that says it runs, supervised by this process.
+    fn running() -> (tempfile::TempDir, HomeLocator) {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, name) = (Home::below(&dir.path().join("home")), Name::parse("time").unwrap());
+        home.prepare().unwrap();
+        let lock = WorkloadLock::acquire(&home, &name, Duration::ZERO).unwrap();
+        registry::create_dir(&home, &lock).unwrap();
+        registry::save_config(&home, &lock, &RunConfig::parse(LOCKED).unwrap()).unwrap();
+        let mut status = Status::new(State::Running, Desired::Running);
+        (status.supervisor, status.port) = (Some(ProcessRef::current().unwrap()), 1);
+        registry::save_status(&home, &name, &status).unwrap();
+        (dir, HomeLocator::new(home, name, true, false))
+    }
+
+    /// What the locator answers while a supervisor answers that does this first.
+    async fn located(locator: &HomeLocator, before_answer: impl Fn()) -> Result<Target, LocateError> {
+        let listener = control::listen(&locator.home.socket(&locator.name)).unwrap();
+        let supervisor = Fake(before_answer);
+        tokio::select! {
+            () = control::serve(&listener, &supervisor) => unreachable!("it serves for ever"),
+            found = locator.locate(Why::Start) => found,
+        }
+    }
+
+    /// A run config that is gone, cut off, and one that has no lock.
+    const DAMAGES: [fn(&Path); 3] = [
+        |path| std::fs::remove_file(path).unwrap(),
+        |path| write_atomic(path, b"{\"name\":\"ti").unwrap(),
+        |path| write_atomic(path, br#"{"name":"time","command":"/bin/cat","host":"127.0.0.1"}"#).unwrap(),
+    ];
+
+    #[tokio::test]
+    async fn a_run_config_that_cannot_be_read_makes_nothing_an_open_workload() {
+        for damage in &DAMAGES[..2] {
+            let (_dir, locator) = running();
+            damage(&locator.home.run_config(&locator.name));
+            let error = located(&locator, || {}).await.unwrap_err();
+            assert_eq!(error.reason, Reason::NotRunning, "{error}");
+            assert!(error.message.contains("cannot be used"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_config_that_changes_on_the_way_opens_no_door() {
+        for damage in DAMAGES {
+            let (_dir, locator) = running();
+            let path = locator.home.run_config(&locator.name);
+            // After the address was read and before the key is: there is none in the store.
+            let error = located(&locator, || damage(&path)).await.unwrap_err();
+            assert_eq!(error.reason, Reason::KeyMissing, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_on_its_way_counts_as_down_unless_the_user_stopped_it() {
+        let us = ProcessRef::current().ok();
+        for (state, desired, supervisor, expected) in [
+            (State::Running, Desired::Running, us, false),
+            (State::Starting, Desired::Running, us, true),
+            (State::Stopping, Desired::Running, us, true),
+            (State::Stopping, Desired::Stopped, us, false),
+            (State::Error, Desired::Running, None, true),
+            (State::Stopped, Desired::Running, None, true),
+            (State::Stopped, Desired::Stopped, None, false),
+        ] {
+            let status = Status { supervisor, ..Status::new(state, desired) };
+            assert_eq!(is_down(&status), expected, "{state:?} {desired:?}");
+        }
+    }
 }

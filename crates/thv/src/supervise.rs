@@ -103,6 +103,14 @@ pub fn runtime() -> Outcome<(tokio::runtime::Runtime, impl Future<Output = ()>)>
 
 /// Does all that may fail before a workload counts as running, unless `cancel` resolves first.
 pub async fn prepare(order: &Order<'_>, cancel: impl Future<Output = ()>) -> Outcome<Prepared> {
+    if order.config.is_locked() && order.keys.is_none() {
+        // Without keys the front has no lock.
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("workload {} is locked, and has no keys", order.name),
+        )
+        .hint(format!("thv stop {0}, then thv start {0}", order.name)));
+    }
     let upstream = Upstream::up(order, cancel).await?;
     let front = GuardedFront::new(&order.name, &order.config, order.keys.clone(), upstream);
     match settle(order, &front) {

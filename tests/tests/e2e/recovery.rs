@@ -190,6 +190,50 @@ pub(crate) fn the_end_of_the_login_is_no_wish_of_the_user() -> Result {
 }
 
 #[test]
+pub(crate) fn a_restart_and_another_lock_under_a_live_bridge_are_a_pause_and_nothing_else() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        let run = home.thv(["run", "--name", "demo", "--"]);
+        run.args(server(&python, "stubborn.py")).output()?.expect(0)?;
+        let mut sessions =
+            [home.bridge("demo")?, home.thv(["proxy", "stdio", "demo", "--no-start"]).bridge()?];
+        for session in &mut sessions {
+            session.initialize()?;
+        }
+        let params = json!({ "name": "tree", "arguments": {} });
+        let stopping = || Ok(only_row(home)?["status"] == "stopping");
+        for change in [&["restart"][..], &["key", "enable"], &["restart"], &["key", "disable"]] {
+            let mut check = || -> Result {
+                let before = call_text(&mut sessions[0], "tree", &json!({}))?;
+                let mut command = home.thv(change).arg("demo").start()?;
+                // Its server takes its time to end.
+                wait_until("it is on its way down", STOP_BOUND, stopping)?;
+                let mut asked = Vec::new();
+                for session in &mut sessions {
+                    asked.push(session.ask("tools/call", &params)?);
+                }
+                for (session, id) in sessions.iter_mut().zip(asked) {
+                    let answer = session.answer(id)?;
+                    let tree = answer["result"]["content"][0]["text"].as_str();
+                    ensure!(tree.is_some_and(|tree| tree != before), "{answer}");
+                }
+                assert_eq!(command.wait(STOP_BOUND)?, Exit::Code(0), "{}", command.stderr());
+                Ok(())
+            };
+            check().map_err(|failure| failure.during(change.join(" ")))?;
+        }
+        // Nobody restarts what ends with the login: the bridge waits for its end, and does.
+        home.supervisor("demo").iter().for_each(|process| process.signal(Signal::TERM));
+        wait_until("it is on its way down", STOP_BOUND, stopping)?;
+        call_text(&mut sessions[0], "tree", &json!({}))?;
+        for session in sessions {
+            end(session)?;
+        }
+        home.thv(["rm", "demo"]).output()?.expect(0).map(drop)
+    })
+}
+
+#[test]
 pub(crate) fn a_live_bridge_follows_to_a_new_port_when_a_stranger_has_the_old_one() -> Result {
     Home::with(|home| {
         let first = demo(home, &[])?;
