@@ -229,12 +229,14 @@ fn bind(order: &Order<'_>) -> Outcome<(std::net::TcpListener, Option<String>)> {
             format!("{:?} in the run config of {} is not an address", config.host, order.name),
         )
     })?;
-    let wish = match (config.port, config.port_is_explicit) {
+    let has_clients = order.keys.as_ref().is_some_and(|keys| keys.iter().any(|key| key.label().is_some()));
+    let wish = match (config.port, config.port_is_explicit || has_clients) {
         (0, _) => PortWish::Any,
         (port, true) => PortWish::Exactly(port),
         (port, false) => PortWish::Rather(port),
     };
-    let listener = supervisor::bind(ip, wish).map_err(|error| {
+    let reserved = || registry::ports(order.home, &order.name);
+    let listener = supervisor::bind(ip, wish, reserved).map_err(|error| {
         let taken = matches!(error, SupervisorError::PortTaken(_));
         let exit = if taken { Exit::Refused } else { Exit::Failed };
         let failure = Failure::new(exit, format!("{} cannot listen", order.name)).because(&error);
@@ -244,7 +246,12 @@ fn bind(order: &Order<'_>) -> Outcome<(std::net::TcpListener, Option<String>)> {
                 let failure = holders.iter().fold(failure, |failure, holder| {
                     failure.because(&std::io::Error::other(format!("it is held by {holder}")))
                 });
-                failure.hint("end that program, or choose another port with --proxy-port")
+                failure.hint(if config.port_is_explicit {
+                    "end that program, or choose another port with --proxy-port"
+                } else {
+                    // They send their keys to whoever is there.
+                    "end that program: clients with keys of their own look for the workload on this port"
+                })
             }
             _ => failure,
         }
@@ -258,4 +265,67 @@ fn bind(order: &Order<'_>) -> Outcome<(std::net::TcpListener, Option<String>)> {
         _ => None,
     };
     Ok((listener, notice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+    use thv_keygen::{LiveKey, SharedKey};
+
+    fn order<'a>(home: &'a Home, config: &str, keys: Option<KeySet>) -> Order<'a> {
+        let config = RunConfig::parse(config.as_bytes()).unwrap();
+        Order {
+            home,
+            name: config.name().unwrap(),
+            config,
+            keys,
+            key_info: None,
+            given: Values::new(),
+            ready_timeout: Duration::from_secs(60),
+            debug: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_without_keys_is_refused_before_anything_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        let config = r#"{"name":"time","command":"/no/such/program","sharedKeyAuth":{"enabled":true}}"#;
+        let failure = prepare(&order(&home, config, None), std::future::pending()).await.err().unwrap();
+        assert_eq!(failure.exit(), Exit::Refused);
+        assert!(failure.summary().contains("no keys"), "{}", failure.summary());
+    }
+
+    #[test]
+    fn a_port_that_clients_have_keys_for_is_not_exchanged() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = stranger.local_addr().unwrap().port();
+        let config = format!(
+            r#"{{"name":"time","command":"/bin/cat","host":"127.0.0.1","port":{port},"sharedKeyAuth":{{"enabled":true}}}}"#
+        );
+        let keys = |label: &[Option<&str>]| {
+            let keys = label.iter().zip(1..).map(|(label, byte)| {
+                let label = label.map(|label| Name::parse(label).unwrap());
+                LiveKey::new(SharedKey::from_bytes([byte; 32]), label, None)
+            });
+            Some(KeySet::new(keys.collect()))
+        };
+        let (listener, notice) = bind(&order(&home, &config, keys(&[None]))).unwrap();
+        assert_ne!(listener.local_addr().unwrap().port(), port);
+        assert!(notice.is_some_and(|notice| notice.contains(&port.to_string())));
+
+        let failure = bind(&order(&home, &config, keys(&[None, Some("laptop")]))).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Refused);
+        // It says who has the port: this process.
+        let said = failure.render();
+        assert!(said.contains(&format!("port {port}")) && said.contains("clients"), "{said}");
+        #[cfg(target_os = "linux")]
+        assert!(said.contains(&std::process::id().to_string()), "{said}");
+        drop(stranger);
+        let (listener, notice) = bind(&order(&home, &config, keys(&[None, Some("laptop")]))).unwrap();
+        assert_eq!((listener.local_addr().unwrap().port(), notice), (port, None));
+    }
 }

@@ -1,5 +1,6 @@
 //! All the workloads of a home: find, read, write, remove.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -170,6 +171,18 @@ pub fn names(home: &Home) -> Result<Vec<Name>, RegistryError> {
     Ok(names)
 }
 
+/// The ports that workloads other than this one have written down, whether they run or not. Those whose run config
+/// cannot be read have none.
+#[must_use]
+pub fn ports(home: &Home, but: &Name) -> BTreeSet<u16> {
+    let others = names(home).unwrap_or_default().into_iter().filter(|name| name != but);
+    others
+        .filter_map(|name| config(home, &name).ok())
+        .map(|config| config.port)
+        .filter(|port| *port != 0)
+        .collect()
+}
+
 /// Makes a workload's folder.
 ///
 /// # Errors
@@ -301,6 +314,25 @@ mod tests {
         assert!(!exists(home, name));
         remove_dir(home, lock).unwrap();
         assert!(home.lock(name).exists());
+    }
+
+    #[test]
+    fn ports_are_kept_for_those_who_do_not_run() {
+        let Fixture { home, name, lock, .. } = &fixture();
+        create_dir(home, lock).unwrap();
+        save_config(home, lock, &RunConfig { port: 20_001, ..config() }).unwrap();
+        let other = Name::parse("other").unwrap();
+        let others = WorkloadLock::acquire(home, &other, Duration::ZERO).unwrap();
+        create_dir(home, &others).unwrap();
+        save_config(home, &others, &RunConfig { name: "other".into(), port: 20_002, ..config() }).unwrap();
+        // Not picked yet, and damaged.
+        for (third, json) in [("new", &br#"{"name":"new","command":"/bin/cat"}"#[..]), ("broken", b"{")] {
+            let third = Name::parse(third).unwrap();
+            create_dir(home, &WorkloadLock::acquire(home, &third, Duration::ZERO).unwrap()).unwrap();
+            files::write_atomic(&home.run_config(&third), json).unwrap();
+        }
+        assert_eq!(ports(home, name), BTreeSet::from([20_002]));
+        assert_eq!(ports(home, &Name::parse("fifth").unwrap()), BTreeSet::from([20_001, 20_002]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The supervisor: the process that owns one workload, from the bound port to the last word in the status file.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::BuildHasher as _;
@@ -100,11 +101,16 @@ pub enum PortWish {
     Any,
 }
 
-/// Binds the listener.
+/// Binds the listener. A port that has to be picked is none of those that `reserved` tells, such as the ports of
+/// workloads that are stopped and want them back.
 ///
 /// # Errors
 /// [`SupervisorError::PortTaken`] for a port that was asked for exactly, [`SupervisorError::Listen`] otherwise.
-pub fn bind(ip: IpAddr, wish: PortWish) -> Result<TcpListener, SupervisorError> {
+pub fn bind(
+    ip: IpAddr,
+    wish: PortWish,
+    reserved: impl FnOnce() -> BTreeSet<u16>,
+) -> Result<TcpListener, SupervisorError> {
     let listen = |port| {
         let addr = SocketAddr::new(ip, port);
         TcpListener::bind(addr).map_err(|source| SupervisorError::Listen { addr, source })
@@ -121,11 +127,15 @@ pub fn bind(ip: IpAddr, wish: PortWish) -> Result<TcpListener, SupervisorError> 
         },
         PortWish::Any => {}
     }
+    let reserved = reserved();
     // The hasher's seed is the only randomness needed: a port is no secret.
     let seed = RandomState::new();
     for attempt in 0..ATTEMPTS {
         let spread = seed.hash_one(attempt) % u64::from(PORTS.end - PORTS.start);
         let port = PORTS.start + u16::try_from(spread).unwrap_or(0);
+        if reserved.contains(&port) {
+            continue;
+        }
         match listen(port) {
             Err(error) if taken(&error) => {}
             other => return other,
@@ -316,21 +326,40 @@ mod tests {
 
     #[test]
     fn a_port_asked_for_exactly_is_had_or_refused() {
-        let first = bind(LOOPBACK, PortWish::Any).unwrap();
+        let first = bind(LOOPBACK, PortWish::Any, BTreeSet::new).unwrap();
         let port = first.local_addr().unwrap().port();
         assert!(PORTS.contains(&port));
         assert!(
-            matches!(bind(LOOPBACK, PortWish::Exactly(port)), Err(SupervisorError::PortTaken(p)) if p == port)
+            matches!(bind(LOOPBACK, PortWish::Exactly(port), BTreeSet::new), Err(SupervisorError::PortTaken(p)) if p == port)
         );
-        let moved = bind(LOOPBACK, PortWish::Rather(port)).unwrap();
+        let moved = bind(LOOPBACK, PortWish::Rather(port), BTreeSet::new).unwrap();
         assert_ne!(moved.local_addr().unwrap().port(), port);
         drop(first);
-        assert_eq!(bind(LOOPBACK, PortWish::Rather(port)).unwrap().local_addr().unwrap().port(), port);
+        assert_eq!(
+            bind(LOOPBACK, PortWish::Rather(port), BTreeSet::new).unwrap().local_addr().unwrap().port(),
+            port
+        );
+    }
+
+    #[test]
+    fn a_port_that_is_picked_is_none_that_another_workload_keeps() {
+        // All that could be picked but for a few.
+        let reserved: BTreeSet<u16> = PORTS.skip(10).collect();
+        for wish in [PortWish::Any, PortWish::Rather(PORTS.start + 20)] {
+            let holder = TcpListener::bind((LOOPBACK, PORTS.start + 20));
+            let port = bind(LOOPBACK, wish, || reserved.clone()).unwrap().local_addr().unwrap().port();
+            assert!(!reserved.contains(&port), "{port}");
+            drop(holder);
+        }
+        // Its own port a workload gets also when another one has written down the same.
+        let own = bind(LOOPBACK, PortWish::Any, BTreeSet::new).unwrap().local_addr().unwrap().port();
+        let again = bind(LOOPBACK, PortWish::Rather(own), || BTreeSet::from([own])).unwrap();
+        assert_eq!(again.local_addr().unwrap().port(), own);
     }
 
     #[test]
     fn an_address_that_is_not_ours_is_an_error_not_a_loop() {
-        let error = bind("192.0.2.1".parse().unwrap(), PortWish::Any).unwrap_err();
+        let error = bind("192.0.2.1".parse().unwrap(), PortWish::Any, BTreeSet::new).unwrap_err();
         assert!(matches!(error, SupervisorError::Listen { .. }));
     }
 
@@ -366,7 +395,7 @@ mod tests {
         let file = StatusFile::take(&home, &name, Status::new(State::Starting, Desired::Running)).unwrap();
         let on_disk = || registry::status(&home, &name).unwrap().unwrap();
         let mut seen = vec![on_disk()];
-        let listener = bind(LOOPBACK, PortWish::Any).unwrap();
+        let listener = bind(LOOPBACK, PortWish::Any, BTreeSet::new).unwrap();
         let ready = |status: &Status| seen.push(status.clone());
         let stop = async { if fail { std::future::pending().await } else { why } };
         let result = supervise(file, Arc::new(Fake { fail }), listener, None, ready, stop).await;
