@@ -34,6 +34,15 @@ pub fn to_file(path: &Path, debug: bool) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Has panics of this process logged, too: a supervisor has no standard error on which they could be seen.
+pub fn panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("{panic}");
+        usual(panic);
+    }));
+}
+
 /// A log larger than this, in bytes, is put aside and a new one begun; one that was put aside before goes.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -86,6 +95,22 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy.log");
+        let log = Mutex::new(LogFile::open(&path, MAX_BYTES).unwrap());
+        panics();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer(log)), || {
+            std::panic::catch_unwind(|| panic!("the roof is on fire")).unwrap_err();
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains("ERROR") && text.contains("the roof is on fire") && text.contains("logs.rs"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_long_log_is_put_aside_and_no_line_is_lost_on_the_way() {

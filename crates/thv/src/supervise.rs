@@ -84,7 +84,9 @@ pub fn foreground<L: AsRef<WorkloadLock>>(
 pub fn become_supervisor(order: &Order<'_>) -> Outcome {
     thv_workload::process::harden().map_err(|error| failed(order, &error))?;
     thv_workload::orphans::adopt().map_err(|error| failed(order, &error))?;
-    logs::to_file(&order.home.proxy_log(&order.name), order.debug).map_err(|error| failed(order, &error))
+    logs::to_file(&order.home.proxy_log(&order.name), order.debug).map_err(|error| failed(order, &error))?;
+    logs::panics();
+    Ok(())
 }
 
 /// A runtime, and what resolves at the first request to end. From here on such a request is an orderly end, also of
