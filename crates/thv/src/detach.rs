@@ -2,11 +2,13 @@
 //!
 //! Two processes take part. The *launcher* (a `run`, a `start`, a bridge) holds the workload's lock. It starts the
 //! *supervisor*, writes one [`Errand`] to its standard input, keys included, and reads [`Report`]s from its standard
-//! output. When the supervisor is prepared, the launcher saves what has to be saved and writes `go`. A pipe that ends
-//! before `go` tells the supervisor that its launcher is gone or has thought better of it, and it undoes what it did.
+//! output. When the supervisor is prepared, the launcher saves what has to be saved and writes `go`. If it has thought
+//! better of it, or was told of a failure, it writes `no`, and undoes what it did once the supervisor has ended. A pipe
+//! that ends without a word tells the supervisor that its launcher is gone: then undoing is left to the supervisor.
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, Read as _, Write as _};
+use std::pin::Pin;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -50,7 +52,10 @@ const KEPT: [&str; 10] = [
 const ERRAND: u64 = 1 << 20;
 
 /// What tells the supervisor to go.
-const GO: &[u8] = b"go\n";
+const GO: &[u8; 3] = b"go\n";
+
+/// What tells the supervisor that its launcher lives, and goes back on what it did.
+const BACK: &[u8; GO.len()] = b"no\n";
 
 /// How long an interrupted supervisor may take to end its server.
 const UNDO: Duration = Duration::from_secs(10);
@@ -136,9 +141,12 @@ pub async fn launch(
                 Err(failure) => Err(failure),
             }
         }
-        Err(failure) => Err(failure),
+        Err(failure) => {
+            let _ = stdin.write_all(BACK).await;
+            Err(failure)
+        }
     };
-    // The end of its input tells the supervisor to undo; the launcher waits, so that nothing is left when it returns.
+    // The supervisor ends its server first; the launcher waits, so that nothing is left when it returns.
     drop(stdin);
     if tokio::time::timeout(UNDO, child.wait()).await.is_err() {
         let _ = child.kill().await;
@@ -233,58 +241,80 @@ fn serve() -> Outcome {
     leave_the_terminal().map_err(|error| broken(&error))?;
     supervise::become_supervisor(&order)?;
     let (runtime, interrupt) = supervise::runtime()?;
-    let outcome: Outcome<bool> = runtime.block_on(async {
-        let mut stop = std::pin::pin!(interrupt);
-        let mut input = std::pin::pin!(released(Launcher::open().map_err(|error| broken(&error))?));
-        let mut go = false;
-        // Neither a signal nor the end of the launcher is to leave a server behind.
-        let cancel = async {
-            tokio::select! {
-                () = &mut stop => {}
-                released = &mut input => go = released,
-            }
+    let (outcome, word) = runtime.block_on(async {
+        let mut word = None;
+        let launcher = match Launcher::open() {
+            Ok(input) => said(input),
+            Err(error) => return (Err(broken(&error)), Word::Nothing),
         };
-        let prepared = supervise::prepare(&order, cancel).await?;
-        tell(&Report::Prepared { port: prepared.port, notice: prepared.notice.clone() });
-        go = go || input.await;
-        if !go {
-            prepared.give_up(&order).await?;
-            return Ok(false);
+        let mut launcher = std::pin::pin!(launcher);
+        let outcome = attempt(&order, interrupt, launcher.as_mut(), &mut word).await;
+        if let Err(failure) = &outcome {
+            tracing::error!("{}", failure.render().trim_end());
         }
-        let ready = |line: String| {
-            tell(&Report::Running { line });
+        let outcome = outcome.map_err(|failure| {
+            tell(&Report::Failed(failure));
             close_output();
+        });
+        // While the launcher lives it holds the lock, and undoes more than we could.
+        let word = match word {
+            Some(word) => word,
+            None => tokio::time::timeout(UNDO, launcher).await.unwrap_or(Word::Nothing),
         };
-        let stop = async {
-            stop.await;
-            Stop::BySystem
-        };
-        prepared.serve(&order, ready, stop).await?;
-        Ok(true)
+        (Ok(outcome), word)
     });
     // A thread may still wait for a line that never comes.
     runtime.shutdown_background();
-    match outcome {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            undo_creation(&home, &name);
-            Ok(())
-        }
-        Err(failure) => {
-            // The launcher first: while it lives it holds the lock, and undoes more than we could.
-            tracing::error!("{}", failure.render().trim_end());
-            tell(&Report::Failed(failure));
-            close_output();
-            undo_creation(&home, &name);
-            Ok(())
-        }
+    let went_well = outcome?.is_ok();
+    if word == Word::Nothing || word == Word::Go && !went_well {
+        undo_creation(&home, &name);
     }
+    Ok(())
+}
+
+/// Prepares a workload, waits for what the launcher says, which it leaves in `word`, and serves it if that is `go`.
+async fn attempt(
+    order: &Order<'_>,
+    interrupt: impl Future<Output = ()>,
+    mut launcher: Pin<&mut impl Future<Output = Word>>,
+    word: &mut Option<Word>,
+) -> Outcome {
+    let mut stop = std::pin::pin!(interrupt);
+    // Neither a signal nor the end of the launcher is to leave a server behind.
+    let cancel = async {
+        tokio::select! {
+            () = &mut stop => {}
+            said = &mut launcher => *word = Some(said),
+        }
+    };
+    let prepared = supervise::prepare(order, cancel).await?;
+    tell(&Report::Prepared { port: prepared.port, notice: prepared.notice.clone() });
+    let said = match *word {
+        Some(said) => said,
+        None => *word.insert(launcher.await),
+    };
+    if said != Word::Go {
+        return prepared.give_up(order).await;
+    }
+    let ready = |line: String| {
+        tell(&Report::Running { line });
+        close_output();
+    };
+    let stop = async {
+        stop.await;
+        Stop::BySystem
+    };
+    prepared.serve(order, ready, stop).await
 }
 
 /// Clears away a workload whose creator is gone. A creator that lives holds the lock and does it itself.
 fn undo_creation(home: &Home, name: &Name) {
+    let is_half_made = || matches!(registry::unfinished(home, name), Ok(Some(Unfinished::Creating)));
+    if !is_half_made() {
+        return;
+    }
     let Ok(lock) = WorkloadLock::acquire(home, name, Duration::from_secs(1)) else { return };
-    if !matches!(registry::unfinished(home, name), Ok(Some(Unfinished::Creating))) {
+    if !is_half_made() {
         return;
     }
     let finished = KeyVault::to_change(home)
@@ -328,10 +358,24 @@ impl Launcher {
     }
 }
 
-/// Whether the launcher says `go` before its pipe ends.
-async fn released(mut input: impl AsyncRead + Unpin) -> bool {
+/// What the launcher has to say to a supervisor that is prepared or has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// Serve.
+    Go,
+    /// It will not be served; the launcher sees to the rest.
+    Back,
+    /// Its pipe ended.
+    Nothing,
+}
+
+async fn said(mut input: impl AsyncRead + Unpin) -> Word {
     let mut word = [0; GO.len()];
-    input.read_exact(&mut word).await.is_ok() && word == GO
+    match input.read_exact(&mut word).await {
+        Ok(_) if word == *GO => Word::Go,
+        Ok(_) if word == *BACK => Word::Back,
+        _ => Word::Nothing,
+    }
 }
 
 /// A session of its own, no descriptor of the launcher's, and no folder that somebody may want to unmount.
@@ -365,5 +409,23 @@ impl supervise::Prepared {
                 "its start was interrupted".clone_into(&mut status.status_context);
             })
             .map_err(|error| supervise::failed(order, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_launcher_says_one_of_two_words_or_nothing() {
+        for (given, expected) in [
+            (&GO[..], Word::Go),
+            (BACK, Word::Back),
+            (b"", Word::Nothing),
+            (b"go", Word::Nothing),
+            (b"og\n", Word::Nothing),
+        ] {
+            assert_eq!(said(given).await, expected);
+        }
     }
 }
