@@ -79,9 +79,8 @@ fn prune(environment: &Environment) -> Outcome {
         if registry::status(home, name).ok().flatten().is_some_and(|status| status.is_alive()) {
             return Ok(());
         }
-        for path in
-            [home.server_log(name), home.server_log(name).with_extension("log.1"), home.proxy_log(name)]
-        {
+        let logs = [home.server_log(name), home.proxy_log(name)];
+        for path in logs.into_iter().flat_map(|log| [log.with_extension("log.1"), log]) {
             match std::fs::remove_file(&path) {
                 Ok(()) => say::talk(&format!("deleted {}", path.display())),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
