@@ -1,11 +1,15 @@
 //! `thv list`: what there is and what of it runs.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 use thv_workload::config::{RunConfig, Transport};
+use thv_workload::control::{self, Request};
+use thv_workload::home::Home;
 use thv_workload::registry::{self, Workload};
 use thv_workload::status::State;
+use tokio::task::JoinSet;
 
 use super::damaged;
 use crate::args::{List, ListFormat};
@@ -13,6 +17,9 @@ use crate::commands::mcpservers;
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::say;
+
+/// How long supervisors may take to say how many sessions they have, all of them together.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// One row of `--format json`. Fields are added, never renamed or removed.
 #[derive(Serialize)]
@@ -69,7 +76,7 @@ pub fn list(environment: &Environment, args: &List) -> Outcome {
         }
     }
     match args.format {
-        ListFormat::Json => say::data(&json(&found)?),
+        ListFormat::Json => say::data(&json(&found, &sessions(home, &found))?),
         ListFormat::Mcpservers => say::data(&mcpservers::text(environment, &found)?),
         ListFormat::Text if found.is_empty() => say::talk(match names.is_empty() {
             true => "there are no workloads yet; thv run starts one",
@@ -87,15 +94,48 @@ fn shown(workload: &Workload, all: bool, labels: &[(&str, &str)]) -> bool {
     (all || up) && labels.iter().all(has)
 }
 
-fn json(workloads: &[Workload]) -> Outcome<String> {
-    let rows: Vec<Row<'_>> = workloads.iter().map(row).collect();
+/// How many sessions each workload has; `None` where nothing runs, or what runs does not say in time.
+fn sessions(home: &Home, workloads: &[Workload]) -> Vec<Option<usize>> {
+    let mut counts = vec![None; workloads.len()];
+    let supervised = |workload: &Workload| Some((home.socket(&workload.name), workload.status.supervisor?));
+    let running: Vec<_> =
+        workloads.iter().map(supervised).enumerate().filter_map(|(at, who)| Some((at, who?))).collect();
+    if running.is_empty() {
+        return counts;
+    }
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return counts;
+    };
+    runtime.block_on(async {
+        let mut asked = JoinSet::new();
+        for (at, (socket, supervisor)) in running {
+            let answer = control::ask(&socket, &Request::Status);
+            asked.spawn(async move {
+                let answer = answer.await.ok().filter(|answer| answer.supervisor == supervisor)?;
+                Some((at, answer.sessions))
+            });
+        }
+        let told = async {
+            while let Some(told) = asked.join_next().await {
+                if let Ok(Some((at, sessions))) = told {
+                    counts[at] = Some(sessions);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, told).await;
+    });
+    counts
+}
+
+fn json(workloads: &[Workload], sessions: &[Option<usize>]) -> Outcome<String> {
+    let rows: Vec<Row<'_>> = workloads.iter().zip(sessions).map(|(one, count)| row(one, *count)).collect();
     let mut text = serde_json::to_string_pretty(&rows)
         .map_err(|error| Failure::new(Exit::Failed, "cannot write the list as JSON").because(&error))?;
     text.push('\n');
     Ok(text)
 }
 
-fn row(workload: &Workload) -> Row<'_> {
+fn row(workload: &Workload, sessions: Option<usize>) -> Row<'_> {
     let Workload { name, config, status } = workload;
     let key = status.key.as_ref();
     Row {
@@ -116,7 +156,7 @@ fn row(workload: &Workload) -> Row<'_> {
         created_at: &config.created_at,
         started_at: status.started_at.as_deref(),
         status_context: &status.status_context,
-        sessions: None,
+        sessions,
         labels: &config.container_labels,
         shared_key_auth: config.shared_key_auth.as_ref().map(|auth| KeyRow {
             enabled: auth.enabled,
