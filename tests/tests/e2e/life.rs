@@ -112,13 +112,15 @@ pub(crate) fn a_whole_life_with_real_servers_twice_in_a_row() -> Result {
                         status.lines().any(|line| line.split_whitespace().eq(["sessions", "1"])),
                         "{status}"
                     );
+                    assert_eq!(only_row(home)?["sessions"], 1);
 
                     home.thv(["stop", real.name]).output()?.expect(0)?;
                     assert_eq!(
                         home.thv(["list", "--format", "json"]).output()?.expect(0)?.json()?,
                         json!([])
                     );
-                    assert_eq!(only_row(home)?["status"], "stopped");
+                    let row = only_row(home)?;
+                    assert_eq!((&row["status"], &row["sessions"]), (&json!("stopped"), &Value::Null));
                     let answer = call(&mut live, real.tool, &real.arguments)?;
                     assert_eq!(answer["error"]["data"]["reason"], "not_running", "{answer}");
                     let left = home.processes();
@@ -403,11 +405,21 @@ fn logs_are_shown_followed_and_pruned() -> Result {
         refused(home.thv(["logs"]), 2, &["--prune"])?;
 
         home.thv(["stop", "demo"]).output()?.expect(0)?;
-        let pruned = home.thv(["logs", "--prune"]).output()?.expect(0)?;
         let workloads = home.path().join("state/workloads");
-        let log = |name: &str, log: &str| workloads.join(name).join(log).exists();
-        assert!(!log("demo", "server.log") && !log("demo", "proxy.log"), "{pruned:?}");
-        assert!(log("other", "proxy.log"), "it runs, and writes to its log");
+        let path = |name: &str, log: &str| workloads.join(name).join(log);
+        // As logs are named that have grown too long.
+        for name in ["demo", "other"] {
+            for log in ["server.log.1", "proxy.log.1"] {
+                std::fs::File::create(path(name, log))?;
+            }
+        }
+        let pruned = home.thv(["logs", "--prune"]).output()?.expect(0)?;
+        for log in ["server.log", "server.log.1", "proxy.log", "proxy.log.1"] {
+            ensure!(!path("demo", log).exists(), "{log}: {pruned:?}");
+        }
+        for log in ["proxy.log", "proxy.log.1"] {
+            ensure!(path("other", log).exists(), "it runs, and writes to its log");
+        }
         assert_eq!(home.thv(["logs", "demo"]).output()?.expect(0)?.stdout, "");
         home.thv(["start", "demo"]).output()?.expect(0)?;
         ensure!(home.thv(["logs", "--proxy", "demo"]).output()?.expect(0)?.stderr.is_empty(), "no complaint");
@@ -465,6 +477,9 @@ fn shells_are_helped_and_foreign_options_refused_by_name() -> Result {
             "--proxy-mode",
             "--group",
             "--authz-config",
+            "--volume",
+            "-v",
+            "-p",
         ] {
             let output =
                 home.thv(["run", option, "x", "--name", "demo", "--", DEMO_SERVER]).output()?.expect(2)?;
