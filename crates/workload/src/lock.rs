@@ -58,6 +58,13 @@ impl WorkloadLock {
         Ok(Self { name: name.clone(), _file: file })
     }
 
+    /// Whether somebody holds it at this moment.
+    #[must_use]
+    pub fn is_held(home: &Home, name: &Name) -> bool {
+        let file = sys::open_lock(&home.lock(name));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     /// Whose lock it is.
     #[must_use]
     pub fn name(&self) -> &Name {
@@ -143,11 +150,12 @@ mod tests {
         home.prepare().unwrap();
         let name = Name::parse("time").unwrap();
         let lock = WorkloadLock::acquire(&home, &name, Duration::ZERO).unwrap();
+        assert!(WorkloadLock::is_held(&home, &name));
         let other = WorkloadLock::acquire(&home, &Name::parse("TIME").unwrap(), Duration::ZERO);
         assert!(matches!(other, Err(LockError::Busy { .. })));
         assert!(WorkloadLock::acquire(&home, &Name::parse("tim").unwrap(), Duration::ZERO).is_ok());
         drop(lock);
-        assert!(home.lock(&name).exists());
+        assert!(home.lock(&name).exists() && !WorkloadLock::is_held(&home, &name));
         assert_eq!(WorkloadLock::acquire(&home, &name, Duration::ZERO).unwrap().name(), &name);
     }
 

@@ -126,6 +126,16 @@ pub fn load(home: &Home, name: &Name) -> Result<Option<Workload>, RegistryError>
     Ok(Some(Workload { name: spelled, config, status: status.reconciled() }))
 }
 
+/// A workload that somebody is creating at this moment, for those who want to see it come; to everybody else it is not
+/// there yet.
+#[must_use]
+pub fn coming(home: &Home, name: &Name) -> Option<Workload> {
+    let status = status(home, name).ok()??;
+    let is_coming = status.unfinished == Some(Unfinished::Creating) && WorkloadLock::is_held(home, name);
+    let config = if is_coming { config(home, name).ok()? } else { return None };
+    Some(Workload { name: config.name().ok()?, config, status: status.reconciled() })
+}
+
 /// Reads a run config.
 ///
 /// # Errors
@@ -314,6 +324,21 @@ mod tests {
         assert!(!exists(home, name));
         remove_dir(home, lock).unwrap();
         assert!(home.lock(name).exists());
+    }
+
+    #[test]
+    fn one_that_is_being_created_is_seen_for_as_long_as_somebody_is_at_it() {
+        let Fixture { home, name, lock, _dir } = fixture();
+        create_dir(&home, &lock).unwrap();
+        let mut status = Status::new(State::Starting, Desired::Running);
+        status.unfinished = Some(Unfinished::Creating);
+        save_status(&home, &name, &status).unwrap();
+        assert!(coming(&home, &name).is_none());
+        save_config(&home, &lock, &config()).unwrap();
+        assert_eq!(coming(&home, &name).unwrap().status.status, State::Starting);
+        assert!(load(&home, &name).unwrap().is_none());
+        drop(lock);
+        assert!(coming(&home, &name).is_none());
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! What is told of workloads, and of their keys: `list`, `key show`, and names that were misspelt.
 
 use crate::DEMO_SERVER;
-use crate::fixture::{answers, demo, list, only_row, refused, store_entries};
+use crate::fixture::{answers, demo, list, only_row, refused, server, store_entries, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use thv_e2e::http::Request;
-use thv_e2e::{Exit, Home, Result, Signal, ensure, need_part};
+use thv_e2e::{Exit, Home, Result, STOP_BOUND, Signal, ensure, need_part};
 
 #[test]
 fn the_list_has_the_fields_of_the_contract() -> Result {
@@ -47,6 +47,25 @@ fn the_list_has_the_fields_of_the_contract() -> Result {
     });
     assert_eq!(row, expected);
     demo.stop()?;
+    home.close()
+}
+
+#[test]
+fn a_workload_is_listed_while_its_server_is_tried() -> Result {
+    let python = need_part!(Python);
+    let home = Home::new()?;
+    let run = home.thv(["run", "--name", "demo", "--"]);
+    let mut run = run.args(server(&python, "silent.py")).start()?;
+    let log = home.path().join("state/workloads/demo/server.log");
+    wait_until("it is tried", STOP_BOUND, || Ok(std::fs::read(&log).is_ok_and(|log| !log.is_empty())))?;
+    let row = only_row(&home)?;
+    assert_eq!(
+        (&row["status"], &row["desired"], &row["port"], &row["sessions"]),
+        (&json!("starting"), &json!("running"), &json!(0), &json!(null))
+    );
+    run.signal(Signal::INT)?;
+    assert_eq!(run.wait(STOP_BOUND)?, Exit::Code(1));
+    assert_eq!(list(&home)?, Vec::<Value>::new());
     home.close()
 }
 

@@ -69,7 +69,8 @@ pub fn list(environment: &Environment, args: &List) -> Outcome {
     let mut outcome = Ok(());
     let mut found = Vec::new();
     for name in &names {
-        match registry::load(home, name) {
+        // What is being created at this moment is for this list alone.
+        match registry::load(home, name).map(|workload| workload.or_else(|| registry::coming(home, name))) {
             Ok(Some(workload)) if shown(&workload, args.all, &labels) => found.push(workload),
             Ok(_) => {}
             Err(error) => outcome = outcome.and(Err(damaged(name, &error))),
