@@ -126,6 +126,70 @@ async fn a_modern_server_says_itself_what_it_thinks_of_initialize() {
     assert_eq!(json_body(response.await.unwrap()).await, error);
 }
 
+/// `initialize` with what clients of the newer era put into every `_meta`.
+fn claiming() -> Value {
+    modern(0, "initialize", json!({"protocolVersion": "2025-11-25"}))
+}
+
+#[tokio::test]
+async fn an_initialize_that_the_header_does_not_claim_for_the_newer_era_begins_a_session() {
+    let mut world = World::new();
+    let _modern = world.modern_server().await;
+    for version in [None, Some("2025-11-25")] {
+        let mut request = post(None, &claiming().to_string());
+        if let Some(version) = version {
+            request.headers_mut().insert("mcp-protocol-version", version.parse().unwrap());
+        }
+        let response = world.start(request);
+        let mut server = world.server().await;
+        assert_eq!(server.read().await, claiming());
+        server.answer(0, json!({"protocolVersion": "2025-11-25"})).await;
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(response.headers().contains_key("mcp-session-id"));
+    }
+}
+
+#[tokio::test]
+async fn an_initialize_of_the_newer_era_begins_a_session_where_the_server_is_of_the_older() {
+    let mut world = World::new();
+    let response = world.start(modern_post(&claiming().to_string()));
+    let mut probed = world.server().await;
+    let id = probed.read().await["id"].clone();
+    probed.say(json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no"}})).await;
+    for next in [Some(response), None] {
+        let response = next.unwrap_or_else(|| world.start(modern_post(&claiming().to_string())));
+        let mut server = world.server().await;
+        assert_eq!(server.read().await, claiming());
+        server.answer(0, json!({"protocolVersion": "2025-11-25"})).await;
+        assert!(response.await.unwrap().headers().contains_key("mcp-session-id"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_slow_for_one_owner_is_not_older_for_all() {
+    let mut world = World::new();
+    let mut server = world.modern_server().await;
+    let response = world.start(modern_as("bob", &list(1)));
+    let mut silent = world.server().await;
+    silent.read().await;
+    let (status, error) = {
+        let response = response.await.unwrap();
+        (response.status().as_u16(), json_body(response).await)
+    };
+    assert_eq!((status, &error["error"]["code"]), (200, &json!(-33004)), "{error}");
+    silent.stopped().await;
+    let (response, id) = world.begin(&mut server, &list(2)).await;
+    server.answer(id, json!({})).await;
+    assert_eq!(response.await.unwrap().status(), 200);
+    let response = world.start(modern_as("bob", &list(1)));
+    let mut bobs = world.server().await;
+    bobs.discovered().await;
+    let (_, id) = bobs.request("tools/list").await;
+    bobs.answer(id, json!({})).await;
+    assert_eq!(response.await.unwrap().status(), 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_server_ends_and_another_starts_on_demand() {
     let mut world = World::new();

@@ -2,6 +2,7 @@
 
 mod eras;
 mod headers;
+mod logs;
 mod requests;
 mod shared;
 mod subscriptions;
