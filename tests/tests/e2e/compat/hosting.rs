@@ -1,9 +1,11 @@
 //! How `thv` reaches a server, and the same server without `thv`.
 
 use super::NAME;
+use super::clients::newer_node;
 use super::servers::Wire;
 use crate::fixture::listening;
 use serde_json::{Value, json};
+use std::path::Path;
 use thv_e2e::{Foreground, Home, Result, Running};
 
 /// How `thv` reaches a server.
@@ -37,7 +39,8 @@ impl Hosting {
 pub(super) struct Direct {
     /// For the drivers.
     pub(super) way: Value,
-    url: Option<String>,
+    /// Where one listens.
+    pub(super) url: Option<String>,
     /// One that listens runs until this is dropped.
     _running: Option<Running>,
 }
@@ -64,6 +67,22 @@ impl Direct {
 pub(super) fn way(url: &str, wire: Wire, headers: &Value) -> Value {
     let transport = if wire == Wire::Sse { "sse" } else { "http" };
     json!({ "url": url, "transport": transport, "headers": headers })
+}
+
+/// A URL behind `mcp-remote`, for the drivers.
+pub(super) fn way_over_mcp_remote(node: &Path, url: &str, wire: Wire, key: Option<&str>) -> Value {
+    let program = |name: &str| node.join(name).to_string_lossy().into_owned();
+    let strategy = if wire == Wire::Sse { "sse-only" } else { "http-only" };
+    let mut way = json!({
+        "command": newer_node(node).to_string_lossy(),
+        "args": [program("mcp-remote"), url, "--transport", strategy],
+    });
+    if let (Some(key), Some(args)) = (key, way["args"].as_array_mut()) {
+        // It fills in variables, which other users of the machine cannot see, unlike arguments.
+        args.extend(["--header", "X-ToolHive-Auth:${KEY}"].map(Value::from));
+        way["env"] = json!({ "KEY": key });
+    }
+    way
 }
 
 /// Guards a server in one of the ways.

@@ -7,7 +7,7 @@
 
 mod clients;
 mod hosting;
-mod programs;
+mod inspector;
 mod servers;
 mod table;
 mod transcript;
@@ -17,7 +17,8 @@ use clients::Client;
 use hosting::{Direct, Hosting};
 use serde_json::{Value, json};
 use servers::{Server, Wire};
-use thv_e2e::{BINARY_VARIABLE, Exit, Failure, Foreground, Home, Result, ensure};
+use std::path::Path;
+use thv_e2e::{BINARY_VARIABLE, Exit, Failure, Foreground, Home, Result, ensure, need_part};
 
 /// The workload's name.
 const NAME: &str = "compat";
@@ -43,14 +44,19 @@ rows! {
         typescript_v1: Client::TypeScriptV1,
         typescript_v2: Client::TypeScriptV2,
         typescript_v2_probing: Client::TypeScriptV2Probing,
+        mcp_remote: Client::McpRemote,
     ],
     everything_http: Server::Everything, Hosting::Process(Wire::Http) => [
+        python_v1: Client::PythonV1,
         python_v2: Client::PythonV2,
         typescript_v2: Client::TypeScriptV2,
+        mcp_remote: Client::McpRemote,
     ],
     everything_sse: Server::Everything, Hosting::Process(Wire::Sse) => [
+        python_v1: Client::PythonV1,
         python_v2: Client::PythonV2,
         typescript_v2: Client::TypeScriptV2,
+        mcp_remote: Client::McpRemote,
     ],
     everything_url: Server::Everything, Hosting::Url(Wire::Http) => [
         typescript_v2: Client::TypeScriptV2,
@@ -58,34 +64,60 @@ rows! {
     everything_sse_url: Server::Everything, Hosting::Url(Wire::Sse) => [
         typescript_v2: Client::TypeScriptV2,
     ],
-    git: Server::Git, Hosting::Process(Wire::Stdio) => [
-        python_v2: Client::PythonV2,
+    everything_behind_supergateway: Server::Gateway, Hosting::Url(Wire::Http) => [
         typescript_v2: Client::TypeScriptV2,
     ],
-    fastmcp: Server::FastMcp, Hosting::Process(Wire::Stdio) => [
+    git: Server::Git, Hosting::Process(Wire::Stdio) => [
+        python_v1: Client::PythonV1,
         python_v2: Client::PythonV2,
+        python_v2_probing: Client::PythonV2Probing,
         typescript_v2: Client::TypeScriptV2,
+        typescript_v2_probing: Client::TypeScriptV2Probing,
+        mcp_remote: Client::McpRemote,
+    ],
+    fastmcp: Server::FastMcp, Hosting::Process(Wire::Stdio) => [
+        python_v1: Client::PythonV1,
+        python_v2: Client::PythonV2,
+        python_v2_probing: Client::PythonV2Probing,
+        typescript_v2: Client::TypeScriptV2,
+        typescript_v2_probing: Client::TypeScriptV2Probing,
     ],
     fastmcp_http: Server::FastMcp, Hosting::Process(Wire::Http) => [
         python_v2: Client::PythonV2,
+        python_v2_probing: Client::PythonV2Probing,
         typescript_v2: Client::TypeScriptV2,
+        typescript_v2_probing: Client::TypeScriptV2Probing,
+        mcp_remote: Client::McpRemote,
     ],
     fastmcp_sse: Server::FastMcp, Hosting::Process(Wire::Sse) => [
+        python_v2: Client::PythonV2,
         typescript_v2: Client::TypeScriptV2,
     ],
     fastmcp_url: Server::FastMcp, Hosting::Url(Wire::Http) => [
         python_v2: Client::PythonV2,
+        python_v2_probing: Client::PythonV2Probing,
+        typescript_v2_probing: Client::TypeScriptV2Probing,
     ],
     rmcp: Server::Rmcp, Hosting::Process(Wire::Stdio) => [
+        python_v1: Client::PythonV1,
         python_v2: Client::PythonV2,
+        python_v2_probing: Client::PythonV2Probing,
         typescript_v2: Client::TypeScriptV2,
+        typescript_v2_probing: Client::TypeScriptV2Probing,
+        mcp_remote: Client::McpRemote,
     ],
     rmcp_http: Server::Rmcp, Hosting::Process(Wire::Http) => [
+        python_v1: Client::PythonV1,
         python_v2: Client::PythonV2,
+        python_v2_probing: Client::PythonV2Probing,
         typescript_v2: Client::TypeScriptV2,
+        typescript_v2_probing: Client::TypeScriptV2Probing,
+        mcp_remote: Client::McpRemote,
     ],
     rmcp_url: Server::Rmcp, Hosting::Url(Wire::Http) => [
+        python_v2_probing: Client::PythonV2Probing,
         typescript_v2: Client::TypeScriptV2,
+        typescript_v2_probing: Client::TypeScriptV2Probing,
     ],
 }
 
@@ -93,41 +125,70 @@ rows! {
 const WAYS: [&str; 2] = ["bridge", "port"];
 
 fn row(server: Server, hosting: Hosting, client: Client) -> Result {
+    let node = need_part!(Node);
     let wire = hosting.wire();
     Home::with(|home| {
         let Some(command) = server.command(home, wire)? else { return Ok(()) };
         let direct = Direct::new(home, &command, wire)?;
         let guarded = hosting::guard(home, hosting, &command, &direct)?;
-        let key = home.key(NAME)?;
-        let bridge = bridge()?;
-        let ways = json!({
-            "direct": direct.way,
-            "bridge": { "command": bridge[0], "args": bridge[1..], "env": { "THV_HOME": home.path() } },
-            "port": hosting::way(guarded.url(), wire, &json!({ "X-ToolHive-Auth": key })),
-        });
+        let ways = ways(home, &node, hosting, client, &direct, &guarded)?;
+        let revision = server.settles(wire, client);
         let plan = server.plan(home, hosting, client)?;
-        let Some(report) = client.play(home, &ways, &plan)? else { return Ok(()) };
+        let Some(report) = client.play(home, &node, &ways, &plan)? else { return Ok(()) };
 
         let mut report = transcript::masked(report);
         if let Some(chance) = server.may_say(wire) {
             transcript::without(&mut report, &chance);
         }
         let seen = &report["direct"];
-        let has_sessions = text(&seen["connected"], "protocolVersion")? != crate::sdk::NEWEST;
+        let settled = text(&seen["connected"], "protocolVersion")?;
+        ensure!(settled == revision, "directly they settle on {settled}, not on {revision}");
         transcript::has_substance(seen, &plan)?;
         let meeting = Meeting {
             server,
             hosting,
             client: client.name(),
-            revision: text(&seen["connected"], "protocolVersion")?.to_owned(),
+            revision: revision.to_owned(),
             compared: format!("{} steps", plan.as_array().map_or(0, Vec::len)),
         };
         meeting.compare(seen, WAYS.map(|way| report.get(way)))?;
-        if wire == Wire::Stdio && has_sessions {
+        match (wire, client) {
+            // It ends no sessions: a server stays for each until the supervisor ends.
+            (_, Client::McpRemote) | (Wire::Http | Wire::Sse, _) => {}
+            (Wire::Stdio, _) if revision == crate::sdk::NEWEST => crate::sdk::at_rest(home, guarded.pid())?,
             // The SDKs end their sessions, so the servers of those go.
-            wait_alone(home, guarded.pid())?;
+            (Wire::Stdio, _) => wait_alone(home, guarded.pid())?,
         }
         stop(guarded)
+    })
+}
+
+/// How a client gets to the server: directly, over the bridge, at the port. `mcp-remote` takes the place of the bridge,
+/// also on the way to the server itself where that listens, so that what it leaves out is missing on both.
+fn ways(
+    home: &Home,
+    node: &Path,
+    hosting: Hosting,
+    client: Client,
+    direct: &Direct,
+    guarded: &Foreground,
+) -> Result<Value> {
+    let wire = hosting.wire();
+    let key = home.key(NAME)?;
+    let bridge = bridge()?;
+    Ok(match client {
+        Client::McpRemote => {
+            let remote = |url: &str, key| hosting::way_over_mcp_remote(node, url, wire, key);
+            json!({
+                "direct": direct.url.as_ref().map_or_else(|| direct.way.clone(), |url| remote(url, None)),
+                "port": remote(guarded.url(), Some(&key)),
+            })
+        }
+        _ => json!({
+            "direct": direct.way,
+            "bridge": { "command": bridge[0], "args": bridge[1..], "env": { "THV_HOME": home.path() } },
+            "port": hosting::way(guarded.url(), wire, &json!({ "X-ToolHive-Auth": key })),
+        }),
     })
 }
 

@@ -1,10 +1,11 @@
 //! The servers: how each is started, and what clients do with it.
 
-use super::clients::Client;
+use super::clients::{Client, newer_node};
 use super::hosting::Hosting;
 use super::transcript::Chance;
 use crate::fixture::{example, fixture};
-use serde_json::{Value, json};
+use crate::sdk::NEWEST;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thv_e2e::{Exit, Failure, Home, Result, ensure, need_part};
@@ -25,6 +26,8 @@ pub(super) enum Wire {
 pub(super) enum Server {
     /// The reference server of the protocol's authors, on the TypeScript SDK.
     Everything,
+    /// The same on its standard input and output, behind `supergateway`, which others made.
+    Gateway,
     /// `mcp-server-git`, on the Python SDK, with a small repository.
     Git,
     /// A server of ours on FastMCP.
@@ -37,6 +40,7 @@ impl Server {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Everything => "server-everything",
+            Self::Gateway => "server-everything behind supergateway",
             Self::Git => "mcp-server-git",
             Self::FastMcp => "FastMCP",
             Self::Rmcp => "rmcp",
@@ -59,6 +63,7 @@ impl Server {
         };
         let words = match self {
             Self::Everything => vec![need_part!(Node).join("mcp-server-everything"), word.into()],
+            Self::Gateway => gateway(&need_part!(Node)),
             Self::Git => {
                 vec![need_part!(Python).join("mcp-server-git"), "--repository".into(), repository(home)?]
             }
@@ -72,26 +77,50 @@ impl Server {
         Ok(())
     }
 
+    /// The revision that it and a client settle on.
+    pub(super) const fn settles(self, wire: Wire, client: Client) -> &'static str {
+        match (self, wire) {
+            (Self::Git | Self::FastMcp | Self::Rmcp, Wire::Stdio | Wire::Http) if client.is_probing() => {
+                NEWEST
+            }
+            _ => "2025-11-25",
+        }
+    }
+
     /// What a driver does with it.
     pub(super) fn plan(self, home: &Home, hosting: Hosting, client: Client) -> Result<Value> {
         let wire = hosting.wire();
         let file = match self {
-            Self::Everything => "everything",
+            Self::Everything | Self::Gateway => "everything",
             Self::Git => "git",
+            Self::FastMcp | Self::Rmcp if self.settles(wire, client) == NEWEST => "fixture_newest",
             Self::FastMcp | Self::Rmcp => "fixture",
         };
         let mut plan = std::fs::read_to_string(fixture(&format!("compat/plans/{file}.json")))?;
         plan = plan.replace("REPOSITORY", &home.user().join("repository").to_string_lossy());
-        // Over HTTP, server-everything takes 4 MiB at most, and the Python SDK events of 1 MiB at most.
-        if wire != Wire::Stdio && (matches!(self, Self::Everything) || client.is_python()) {
-            plan = plan.replace("5 MiB", "1 MB").replace("5242880", "1000000");
-        }
+        // Over HTTP, server-everything takes 4 MiB at most, supergateway a hundred kilobytes, and the Python SDK events
+        // of 1 MiB.
+        let (largest, bytes) = match (self, wire) {
+            (Self::Gateway, _) => ("90 KB", "90000"),
+            (Self::Everything, Wire::Http | Wire::Sse) => ("1 MB", "1000000"),
+            (_, Wire::Http | Wire::Sse) if client.is_python() => ("1 MB", "1000000"),
+            _ => ("5 MiB", "5242880"),
+        };
+        plan = plan.replace("5 MiB", largest).replace("5242880", bytes);
         let mut plan: Vec<Value> =
             serde_json::from_str(&plan).map_err(|error| Failure::from(error).during(file))?;
         // server-everything asks for the roots 350 ms after the session's begin, whether or not the client has opened
         // the stream for it by then.
         if wire == Wire::Http {
             plan.retain(|step| step["name"] != "log message after the roots");
+        }
+        // supergateway never crosses a cancelled request off: whatever the server asks or tells afterwards comes with the
+        // reply to that request, which the bridge has closed by then.
+        if matches!(self, Self::Gateway) {
+            let (cancel, mut others): (Vec<_>, Vec<_>) =
+                plan.into_iter().partition(|step| step["do"] == "cancel");
+            others.extend(cancel);
+            plan = others;
         }
         Ok(plan.into())
     }
@@ -100,21 +129,56 @@ impl Server {
     pub(super) fn may_say(self, wire: Wire) -> Option<Chance> {
         // server-everything registers more tools when the session has begun, and asks for the roots a moment later. Over
         // streamable HTTP the client opens the stream for such news at the same time, and each that comes first is lost.
-        (matches!(self, Self::Everything) && wire == Wire::Http).then_some(Chance {
+        (matches!(self, Self::Everything | Self::Gateway) && wire == Wire::Http).then_some(Chance {
             news: "notifications/tools/list_changed",
             question: "roots/list",
             log: "Roots updated",
         })
     }
 
-    /// A tool to call, with its arguments, for clients that do no more than this.
-    pub(super) fn call(self, home: &Home) -> (&'static str, Value) {
-        match self {
-            Self::Everything => ("get-sum", json!({ "a": 19, "b": 23 })),
-            Self::Git => ("git_log", json!({ "repo_path": home.user().join("repository") })),
-            Self::FastMcp | Self::Rmcp => ("echo", json!({ "text": "ä𝄞" })),
-        }
+    /// What the Inspector asks it, each time with a session of its own: method, and options beside it.
+    pub(super) fn inspected(self, home: &Home, wire: Wire) -> Vec<Vec<String>> {
+        let repository = format!("repo_path={}", home.user().join("repository").display());
+        let requests: &[&[&str]] = match (self, wire) {
+            (Self::Everything, Wire::Http) => &[
+                &["tools/list"],
+                &["tools/call", "--tool-name", "get-sum", "--tool-arg", "a=19", "b=23"],
+                &["resources/list"],
+                &["resources/templates/list"],
+                &["resources/read", "--uri", "demo://resource/static/document/architecture.md"],
+                &["prompts/list"],
+                &["prompts/get", "--prompt-name", "args-prompt", "--prompt-args", "city=Zürich"],
+                &["logging/setLevel", "--log-level", "debug"],
+            ],
+            (Self::Everything | Self::Gateway, _) => {
+                &[&["tools/list"], &["tools/call", "--tool-name", "get-sum", "--tool-arg", "a=19", "b=23"]]
+            }
+            (Self::Git, _) => {
+                &[&["tools/list"], &["tools/call", "--tool-name", "git_log", "--tool-arg", &repository]]
+            }
+            (Self::FastMcp | Self::Rmcp, _) => &[
+                &["tools/list"],
+                &["tools/call", "--tool-name", "echo", "--tool-arg", "text=ä𝄞"],
+                &["prompts/get", "--prompt-name", "greet", "--prompt-args", "name=Ada"],
+            ],
+        };
+        requests.iter().map(|request| request.iter().map(|&word| word.to_owned()).collect()).collect()
     }
+}
+
+/// `supergateway` with a session for each client, on the port in `PORT`, which it takes as an argument alone.
+fn gateway(node: &Path) -> Vec<PathBuf> {
+    let newer = newer_node(node);
+    let server = format!("{} {} stdio", newer.display(), node.join("mcp-server-everything").display());
+    let gateway = node.join("supergateway");
+    let words =
+        ["--outputTransport", "streamableHttp", "--stateful", "--logLevel", "none", "--stdio", &server];
+    ["sh", "-c", r#"exec "$@" --port "$PORT""#, "sh"]
+        .map(PathBuf::from)
+        .into_iter()
+        .chain([newer, gateway])
+        .chain(words.map(PathBuf::from))
+        .collect()
 }
 
 /// A repository with two commits and a change.
