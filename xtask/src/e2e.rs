@@ -1,8 +1,8 @@
 //! `cargo xtask e2e`: builds the command, gets the real parts, and runs the end-to-end tests against both.
 
 use crate::cargo::{build, cargo, root};
-use crate::parts;
 use crate::steps::Steps;
+use crate::{compatibility, parts};
 use std::fs::File;
 use std::path::PathBuf;
 use thv_e2e::{BINARY_VARIABLE, Part, Result, ensure};
@@ -14,21 +14,37 @@ const FOLDER: &str = ".e2e";
 pub(crate) struct Options<'a> {
     /// Tests whose part is missing are named as not run instead of failing.
     pub(crate) allow_missing: bool,
+    /// The table of servers and clients goes into the docs instead of being compared with the one there.
+    pub(crate) write: bool,
     /// Arguments for the test program.
     pub(crate) filter: Vec<&'a str>,
 }
 
 impl<'a> Options<'a> {
     pub(crate) fn parse(args: &[&'a str]) -> Option<Self> {
-        let (allow_missing, args) = match args {
-            ["--allow-missing", rest @ ..] => (true, rest),
-            rest => (false, rest),
-        };
-        match args {
-            [] => Some(Self { allow_missing, filter: Vec::new() }),
-            ["--", filter @ ..] => Some(Self { allow_missing, filter: filter.to_vec() }),
-            _ => None,
+        let mut options = Self::default();
+        let mut rest = args;
+        loop {
+            match rest {
+                ["--allow-missing", more @ ..] if !options.allow_missing => {
+                    (options.allow_missing, rest) = (true, more);
+                }
+                ["--write", more @ ..] if !options.write => (options.write, rest) = (true, more),
+                ["--", filter @ ..] => {
+                    options.filter = filter.to_vec();
+                    break;
+                }
+                [] => break,
+                _ => return None,
+            }
         }
+        // A part of the table is not what the docs shall say.
+        (!options.write || options.has_whole_table()).then_some(options)
+    }
+
+    /// Whether all servers meet all clients.
+    fn has_whole_table(&self) -> bool {
+        !self.allow_missing && matches!(*self.filter, [] | ["compat"])
     }
 }
 
@@ -57,9 +73,12 @@ pub(crate) fn run(steps: &mut Steps, options: &Options<'_>) -> Result {
         Some(binary) => given_binary(binary.into())?,
         None => build(steps, "thv", "thv")?,
     };
+    let table = compatibility::as_run()?;
     let not_run = folder.join("not-run");
-    if not_run.exists() {
-        std::fs::remove_file(&not_run)?;
+    for old in [&not_run, &table] {
+        if old.exists() {
+            std::fs::remove_file(old)?;
+        }
     }
     let mut tests = cargo(["test", "--package", "thv-e2e", "--"]);
     tests.args(&options.filter).env(BINARY_VARIABLE, binary).envs(found);
@@ -67,6 +86,10 @@ pub(crate) fn run(steps: &mut Steps, options: &Options<'_>) -> Result {
         tests.env(thv_e2e::parts::NOT_RUN_VARIABLE, &not_run);
     }
     steps.run("end-to-end tests", &mut tests)?;
+    if options.has_whole_table() {
+        let repeat = "cargo xtask e2e -- compat";
+        steps.step("compatibility table", repeat, || compatibility::check(&table, options.write))?;
+    }
     steps.summary();
 
     if not_run.exists() {

@@ -4,6 +4,7 @@
 
 mod bench;
 mod cargo;
+mod compatibility;
 mod cross;
 mod demo;
 mod docs;
@@ -27,6 +28,8 @@ cargo xtask CHORE
   test                                 everything that must hold: format, lints, docs, all tests
   e2e [--allow-missing] [-- FILTER…]   the end-to-end tests; installs the real servers and clients
                                        they run against into .e2e; FILTER goes to the test program
+  e2e --write [-- compat]              the same; which server and which client saw what goes into
+                                       docs/compatibility.md instead of being compared with it
   bench [timing | --write]             what the lock costs, measured on the release build; --write puts
                                        the figures into docs/performance.md; timing alone measures what
                                        the time of a key check tells of the key (nothing, or it fails)
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn arguments() {
         let e2e = |allow_missing, filter: &[&'static str]| {
-            Some(Chore::E2e(e2e::Options { allow_missing, filter: filter.to_vec() }))
+            Some(Chore::E2e(e2e::Options { allow_missing, filter: filter.to_vec(), write: false }))
         };
         let cases: &[(&[&str], Option<Chore<'_>>)] = &[
             (&["demo"], Some(Chore::Demo)),
@@ -119,6 +122,10 @@ mod tests {
             (&["e2e"], e2e(false, &[])),
             (&["e2e", "--allow-missing", "--", "cli", "--nocapture"], e2e(true, &["cli", "--nocapture"])),
             (&["e2e", "cli"], None),
+            (&["e2e", "--write"], Some(Chore::E2e(e2e::Options { write: true, ..Default::default() }))),
+            (&["e2e", "--write", "--", "cli"], None),
+            (&["e2e", "--write", "--allow-missing"], None),
+            (&["e2e", "--allow-missing", "--allow-missing"], None),
             (&["e2e", "--", "--allow-missing"], e2e(false, &["--allow-missing"])),
             (&[], None),
             (&["--help"], Some(Chore::Help)),
