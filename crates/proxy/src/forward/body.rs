@@ -107,6 +107,9 @@ where
     }
 }
 
+/// When a stream is to end that would not do so by itself.
+pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The upstream's body on its way to the client. It owns the connection: at its end it gives it back, and when it is
 /// dropped before, which is what happens when the client leaves, it closes it.
 pub(super) struct Answer {
@@ -115,6 +118,8 @@ pub(super) struct Answer {
     /// Until the endpoint is known.
     scan: Option<EndpointScan>,
     tally: Tally,
+    /// Resolves when the proxy wants it to end.
+    ending: Option<Ending>,
     /// The error that ends it, to be told at the next poll.
     error: Option<BoxError>,
     over: bool,
@@ -122,8 +127,15 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(incoming: Incoming, conn: Conn, pool: Arc<Pool>, tally: Tally) -> Self {
-        let mut answer =
-            Self { incoming, conn: Some((conn, pool)), scan: None, tally, error: None, over: false };
+        let mut answer = Self {
+            incoming,
+            conn: Some((conn, pool)),
+            scan: None,
+            tally,
+            ending: None,
+            error: None,
+            over: false,
+        };
         if answer.incoming.is_end_stream() {
             answer.complete();
         }
@@ -133,6 +145,11 @@ impl Answer {
     /// Has the endpoint event rewritten.
     pub(super) fn scanned(self, scan: EndpointScan) -> Self {
         Self { scan: Some(scan), ..self }
+    }
+
+    /// Has it end when this resolves, if it has not by then.
+    pub(super) fn until(self, ending: Ending) -> Self {
+        Self { ending: Some(ending), ..self }
     }
 
     fn complete(&mut self) {
@@ -177,6 +194,12 @@ impl Body for Answer {
             return Poll::Ready(Some(Err(error)));
         }
         if self.over {
+            return Poll::Ready(None);
+        }
+        if self.ending.as_mut().is_some_and(|ending| ending.as_mut().poll(cx).is_ready()) {
+            self.conn = None;
+            self.over = true;
+            self.tally.complete();
             return Poll::Ready(None);
         }
         loop {

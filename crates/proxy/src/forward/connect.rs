@@ -3,10 +3,16 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::HeaderValue;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+/// How long a connection is silent before the system asks whether the other end is still there, and how long it waits
+/// before it asks again. An event stream may be silent for hours, and its far end gone without a word.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
 
 /// Makes connections to one upstream.
 ///
@@ -34,6 +40,9 @@ pub struct Connected<S> {
     /// belongs to the connection, a server that was started anew never sees the key of the one before it. Make it
     /// with [`secret_value`].
     pub key: Option<HeaderValue>,
+    /// The upstream's port, if it is not that of the [`Upstream`](super::Upstream)'s URL: a server that was started anew
+    /// may listen on another one. It stands in `Host`, and in the references by which the server names itself.
+    pub port: Option<u16>,
 }
 
 impl<S> fmt::Debug for Connected<S> {
@@ -106,8 +115,11 @@ impl Connect for TcpConnect {
         };
         // Events are small and must not wait for each other.
         stream.set_nodelay(true)?;
+        let (time, interval) = KEEPALIVE;
+        SockRef::from(&stream)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(interval))?;
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-        Ok(Connected { stream, local, peer, key: self.key.clone() })
+        Ok(Connected { stream, local, peer, key: self.key.clone(), port: None })
     }
 }
 
@@ -147,6 +159,15 @@ mod tests {
         fn drop(&mut self) {
             self.0.store(true, Ordering::Relaxed);
         }
+    }
+
+    #[tokio::test]
+    async fn the_system_watches_over_silent_connections() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let connect = TcpConnect::to(listener.local_addr().unwrap());
+        let connected = connect.connect().await.unwrap();
+        let socket = SockRef::from(&connected.stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
     }
 
     #[test]

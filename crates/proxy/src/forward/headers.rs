@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, ORIGIN, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -30,13 +30,22 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
 ];
 
+/// What browsers say of a request (W3C, Fetch Metadata Request Headers).
+const FETCH_METADATA: [HeaderName; 5] = [
+    HeaderName::from_static("sec-fetch-dest"),
+    HeaderName::from_static("sec-fetch-mode"),
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("sec-fetch-storage-access"),
+    HeaderName::from_static("sec-fetch-user"),
+];
+
 /// Fields that an operator may not set on requests, since they are set here.
 pub(super) fn is_ours_to_set(name: &HeaderName) -> bool {
     [HOST, CONTENT_LENGTH, EXPECT, TRAILER, AUTH].contains(name) || HOP_BY_HOP.contains(name)
 }
 
-/// Turns a client's fields into those for the upstream, but for the key, which belongs to the connection.
-pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, extra: &HeaderMap) {
+/// Turns a client's fields into those for the upstream, but for `Host` and the key, which belong to the connection.
+pub(super) fn to_upstream(headers: &mut HeaderMap, extra: &HeaderMap) {
     let trailers = tokens(headers, &TE).any(|token| {
         let name = token.split(|byte| *byte == b';').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"trailers")
@@ -45,7 +54,8 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, extra: &He
     headers.remove(AUTH);
     // It is met here: the body is asked for when the upstream is connected.
     headers.remove(EXPECT);
-    headers.insert(HOST, host);
+    drop_page(headers);
+    headers.remove(HOST);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -55,6 +65,15 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, extra: &He
         for value in extra.get_all(name) {
             headers.append(name, value.clone());
         }
+    }
+}
+
+/// Drops what a browser says of the page that asks. Who may call has been judged in front by the time a request gets here;
+/// a server that judges once more knows neither our address nor the pages that were allowed, and would refuse them.
+fn drop_page(headers: &mut HeaderMap) {
+    headers.remove(ORIGIN);
+    for name in &FETCH_METADATA {
+        headers.remove(name);
     }
 }
 
@@ -152,7 +171,6 @@ mod tests {
 
     #[test]
     fn fields_to_the_upstream() {
-        let host = || HeaderValue::from_static("up:1");
         let cases = [
             (
                 map(&[("mcp-param-x", "1"), ("mcp-param-x", "2")]),
@@ -177,18 +195,26 @@ mod tests {
             (map(&[("te", "gzip, Trailers;q=1")]), map(&[("te", "trailers"), ("connection", "te")])),
             (map(&[("te", "gzip")]), map(&[])),
             (map(&[("trailer", "x-sum")]), map(&[("trailer", "x-sum")])),
+            (
+                map(&[
+                    ("origin", "https://a"),
+                    ("origin", "https://b"),
+                    ("sec-fetch-site", "cross-site"),
+                    ("sec-fetch-mode", "cors"),
+                    ("sec-fetch-dest", "empty"),
+                    ("sec-ch-ua", "x"),
+                    ("referer", "https://a/"),
+                ]),
+                map(&[("sec-ch-ua", "x"), ("referer", "https://a/")]),
+            ),
         ];
-        for (mut headers, mut expect) in cases {
-            expect.insert(HOST, host());
-            to_upstream(&mut headers, host(), &HeaderMap::new());
+        for (mut headers, expect) in cases {
+            to_upstream(&mut headers, &HeaderMap::new());
             assert_eq!(headers, expect);
         }
         let mut headers = map(&[("authorization", "mine"), ("x", "1")]);
-        to_upstream(&mut headers, host(), &map(&[("authorization", "a"), ("authorization", "b")]));
-        assert_eq!(
-            headers,
-            map(&[("authorization", "a"), ("authorization", "b"), ("x", "1"), ("host", "up:1")])
-        );
+        to_upstream(&mut headers, &map(&[("authorization", "a"), ("authorization", "b")]));
+        assert_eq!(headers, map(&[("authorization", "a"), ("authorization", "b"), ("x", "1")]));
     }
 
     #[test]

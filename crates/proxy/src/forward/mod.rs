@@ -6,7 +6,8 @@
 //!
 //! - `Host` is the upstream's. Hop-by-hop fields and those that `Connection` names are dropped, and with them every
 //!   `Upgrade`; so is `X-ToolHive-Auth`, in which only a key for the upstream itself may stand
-//!   ([`Connected::key`]). `Expect` is met here.
+//!   ([`Connected::key`]). `Expect` is met here. `Origin` and `Sec-Fetch-*` are dropped: which pages may call is for the
+//!   guards in front to judge, and a server that judges by its own address would refuse those that they let in.
 //! - `Location`, if it points to the upstream, is turned into a path of ours. A redirect to anywhere else becomes 502,
 //!   and none is followed: clients and libraries carry keys along to other places.
 //! - `Access-Control-*` fields of the upstream are dropped, since only the guards in front know who may read.

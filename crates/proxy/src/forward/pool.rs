@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connect::Connected;
+use super::reference::Site;
 use crate::body::ResponseBody;
 
 /// What hyper may buffer of one connection, in bytes, each way.
@@ -37,12 +38,18 @@ pub(super) struct Conn {
     deaf: Arc<AtomicBool>,
     /// The value of the key's field for this connection.
     pub(super) key: Option<HeaderValue>,
+    /// The upstream as it is at the other end.
+    pub(super) site: Arc<Site>,
     /// How long the upstream keeps it idle, as its last answer said.
     pub(super) kept: Option<Duration>,
 }
 
 impl Conn {
-    pub(super) async fn open<S>(connected: Connected<S>, max_head_bytes: usize) -> Result<Self, hyper::Error>
+    pub(super) async fn open<S>(
+        connected: Connected<S>,
+        site: Arc<Site>,
+        max_head_bytes: usize,
+    ) -> Result<Self, hyper::Error>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -58,7 +65,7 @@ impl Conn {
                 tracing::debug!(%error, "connection to the upstream ended");
             }
         });
-        Ok(Self { sender, task: task.abort_handle(), deaf, key: connected.key, kept: None })
+        Ok(Self { sender, task: task.abort_handle(), deaf, key: connected.key, site, kept: None })
     }
 
     /// Sends a request, once. An error that gives the request back says that no byte of it was written.

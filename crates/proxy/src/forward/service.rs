@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use thv_wire::sse;
+use tokio::sync::watch;
 use tower_service::Service;
 
 use super::body::{Answer, Sent, Trouble};
@@ -42,6 +43,8 @@ struct Shared<C> {
     site: Arc<Site>,
     options: Options,
     pool: Arc<Pool>,
+    /// True when event streams are to end.
+    ending: watch::Sender<bool>,
 }
 
 impl<C> Clone for Forward<C> {
@@ -69,7 +72,8 @@ impl<C: Connect> Forward<C> {
         }
         let pool = Arc::new(Pool::new(options.idle_timeout, options.max_idle));
         let site = Arc::new(Site { upstream, paths: options.paths.clone() });
-        Ok(Self(Arc::new(Shared { connect, site, options, pool })))
+        let (ending, _) = watch::channel(false);
+        Ok(Self(Arc::new(Shared { connect, site, options, pool, ending })))
     }
 
     /// How many connections are kept while nobody uses them.
@@ -82,6 +86,12 @@ impl<C: Connect> Forward<C> {
         self.0.pool.clear();
     }
 
+    /// Ends the answers to `GET`: event streams, which are over when their client leaves and not before. For the time
+    /// when clients are to leave, and for good.
+    pub fn end_streams(&self) {
+        self.0.ending.send_replace(true);
+    }
+
     async fn handle<B>(self, request: Request<B>) -> Response<ResponseBody>
     where
         B: Body + Send + 'static,
@@ -90,12 +100,22 @@ impl<C: Connect> Forward<C> {
     {
         let options = &self.0.options;
         let mut tally = Tally::new(&options.on_report, request.method(), request.uri().path());
+        let is_get = request.method() == Method::GET;
         match self.forward(request).await {
             Ok((parts, rest)) => {
                 tally.status(parts.status);
                 let mut answer = Answer::new(rest.incoming, rest.conn, Arc::clone(&self.0.pool), tally);
                 if let Some(base) = rest.endpoint {
                     answer = answer.scanned(EndpointScan::new(base));
+                }
+                if is_get {
+                    let mut ending = self.0.ending.subscribe();
+                    answer = answer.until(Box::pin(async move {
+                        let told = ending.wait_for(|ending| *ending).await.is_ok();
+                        if !told {
+                            std::future::pending().await
+                        }
+                    }));
                 }
                 let body = if answer.is_end_stream() {
                     ResponseBody::default()
@@ -163,7 +183,7 @@ impl<C: Connect> Forward<C> {
         };
         headers::to_client(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        let base = Base { site: Arc::clone(site), ours, theirs };
+        let base = Base { site: Arc::clone(&conn.site), ours, theirs };
         check(&mut parts, &base)?;
         let endpoint = if wants_endpoint && is_events(&parts.headers) {
             if parts.headers.get(CONTENT_ENCODING).is_some_and(|value| value != "identity") {
@@ -187,7 +207,7 @@ impl<C: Connect> Forward<C> {
         parts.version = Version::HTTP_11;
         // What layers in front have noted is none of the upstream's business.
         parts.extensions.clear();
-        headers::to_upstream(&mut parts.headers, site.upstream.host_field(), &options.headers);
+        headers::to_upstream(&mut parts.headers, &options.headers);
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         headers::frame(&mut parts.headers, length);
         Ok(())
@@ -205,6 +225,7 @@ impl<C: Connect> Forward<C> {
                 Some(conn) => conn,
                 None => self.open().await?,
             };
+            request.headers_mut().insert(HOST, conn.site.upstream.host_field());
             request.headers_mut().remove(AUTH);
             if let Some(key) = &conn.key {
                 request.headers_mut().insert(AUTH, key.clone());
@@ -236,7 +257,7 @@ impl<C: Connect> Forward<C> {
     }
 
     async fn open(&self) -> Result<Conn, Fault> {
-        let Shared { connect, options, .. } = &*self.0;
+        let Shared { connect, site, options, .. } = &*self.0;
         let limit = options.connect_timeout;
         let mut connected = tokio::time::timeout(limit, connect.connect())
             .await
@@ -244,7 +265,13 @@ impl<C: Connect> Forward<C> {
             .map_err(Fault::Connect)?;
         tracing::debug!(local = %connected.local, peer = %connected.peer, "connected to the upstream");
         connected.key = connected.key.take().map(sensitive);
-        Conn::open(connected, options.max_head_bytes).await.map_err(Fault::Lost)
+        let site = match connected.port {
+            Some(port) if port != site.upstream.port() => {
+                Arc::new(Site { upstream: site.upstream.on_port(port), paths: site.paths.clone() })
+            }
+            _ => Arc::clone(site),
+        };
+        Conn::open(connected, site, options.max_head_bytes).await.map_err(Fault::Lost)
     }
 }
 

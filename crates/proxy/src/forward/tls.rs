@@ -78,11 +78,11 @@ impl<C: Connect> Connect for TlsConnect<C> {
     type Stream = TlsStream<C::Stream>;
 
     async fn connect(&self) -> Result<Connected<Self::Stream>, ConnectError> {
-        let Connected { stream, local, peer, key } = self.below.connect().await?;
+        let Connected { stream, local, peer, key, port } = self.below.connect().await?;
         let handshake = TlsConnector::from(Arc::clone(&self.connector)).connect(self.name.clone(), stream);
         let stream = handshake.await.map_err(|error| {
             ConnectError::Unreachable(io::Error::new(error.kind(), format!("TLS: {error}")))
         })?;
-        Ok(Connected { stream, local, peer, key })
+        Ok(Connected { stream, local, peer, key, port })
     }
 }

@@ -55,11 +55,10 @@ impl Upstream {
             return Err(UpstreamError::Userinfo);
         }
         let (host, port) = split_authority(authority, https).ok_or(UpstreamError::Malformed)?;
-        let field = if port == default_port(https) { host.clone() } else { format!("{host}:{port}") };
         Ok(Self {
             https,
             port,
-            host_field: HeaderValue::try_from(field).map_err(|_| UpstreamError::Malformed)?,
+            host_field: host_field(&host, port, https).ok_or(UpstreamError::Malformed)?,
             host,
             path: uri.path().to_owned(),
             query: uri.query().map(str::to_owned),
@@ -84,6 +83,12 @@ impl Upstream {
     /// The path, which begins with `/`.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The same upstream on another port.
+    pub(super) fn on_port(&self, port: u16) -> Self {
+        let field = host_field(&self.host, port, self.https).unwrap_or_else(|| self.host_field.clone());
+        Self { port, host_field: field, ..self.clone() }
     }
 
     pub(super) fn host_field(&self) -> HeaderValue {
@@ -135,7 +140,16 @@ impl Upstream {
     fn behind_authority<'r>(&self, text: &'r str) -> Option<&'r str> {
         let (authority, rest) = text.split_at(text.find(['/', '?', '#']).unwrap_or(text.len()));
         let (host, port) = split_authority(authority, self.https)?;
-        (host == self.host && port == self.port).then_some(rest)
+        (self.is_host(&host) && port == self.port).then_some(rest)
+    }
+
+    /// Whether a host is this upstream's. A server on this machine is free to call itself `localhost`, whichever of its
+    /// names it was reached by.
+    fn is_host(&self, host: &str) -> bool {
+        let is_literal = |host: &str| matches!(host, "127.0.0.1" | "[::1]");
+        host == self.host
+            || (host == "localhost" && is_literal(&self.host))
+            || (self.host == "localhost" && is_literal(host))
     }
 }
 
@@ -153,6 +167,12 @@ impl fmt::Debug for Upstream {
 
 fn default_port(https: bool) -> u16 {
     if https { 443 } else { 80 }
+}
+
+/// What stands in `Host`.
+fn host_field(host: &str, port: u16, https: bool) -> Option<HeaderValue> {
+    let text = if port == default_port(https) { host.to_owned() } else { format!("{host}:{port}") };
+    HeaderValue::try_from(text).ok()
 }
 
 /// Host in lower case, and port. Userinfo is refused.
@@ -224,6 +244,36 @@ mod tests {
             ("http://h/#x", UpstreamError::Fragment),
         ] {
             assert_eq!(Upstream::parse(url), Err(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_moved() {
+        let upstream = Upstream::parse("http://127.0.0.1:8080/mcp?k=1").unwrap().on_port(80);
+        assert_eq!((upstream.port(), upstream.host_field()), (80, "127.0.0.1".parse().unwrap()));
+        assert_eq!(upstream.target("/mcp", None).unwrap(), "/mcp?k=1");
+        assert_eq!(upstream.resolve("/", "http://127.0.0.1/a"), Some(("/a".to_owned(), "")));
+        assert_eq!(upstream.resolve("/", "http://127.0.0.1:8080/a"), None);
+    }
+
+    #[test]
+    fn names_of_this_machine() {
+        for (upstream, reference, expect) in [
+            ("http://127.0.0.1:80/", "http://localhost/a", true),
+            ("http://127.0.0.1:80/", "//LOCALHOST:80/a", true),
+            ("http://[::1]:80/", "http://localhost/a", true),
+            ("https://localhost/", "https://127.0.0.1/a", true),
+            ("https://localhost/", "https://[::1]/a", true),
+            ("http://127.0.0.1/", "http://localhost:81/a", false),
+            ("http://127.0.0.1/", "https://localhost:80/a", false),
+            ("http://127.0.0.1/", "http://[::1]/a", false),
+            ("http://127.0.0.1/", "http://localhost.evil/a", false),
+            ("http://127.0.0.2/", "http://localhost/a", false),
+            ("http://up.test/", "http://localhost/a", false),
+            ("https://localhost/", "https://up.test/a", false),
+        ] {
+            let seen = Upstream::parse(upstream).unwrap().resolve("/", reference);
+            assert_eq!(seen.is_some(), expect, "{upstream} {reference}");
         }
     }
 

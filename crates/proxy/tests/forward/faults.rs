@@ -46,7 +46,7 @@ impl Connect for Odd {
             Self::HangsUp => {
                 let (stream, _) = tokio::io::duplex(64);
                 let addr: SocketAddr = ([127, 0, 0, 1], 1).into();
-                Ok(Connected { stream, local: addr, peer: addr, key: None })
+                Ok(Connected { stream, local: addr, peer: addr, key: None, port: None })
             }
         }
     }

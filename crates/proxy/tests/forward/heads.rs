@@ -32,8 +32,12 @@ async fn fields_of_requests() {
             vec!["DELETE / HTTP/1.1", &host, "mcp-param-zz: a", "mcp-param-zz: b", "x-odd: \u{e4} \"x\""],
         ),
         (
-            "GET / HTTP/1.1\nHost: front\nX-ToolHive-Auth: key\nAuthorization: Bearer t\nCookie: c\nOrigin: http://x",
-            vec!["GET / HTTP/1.1", "authorization: Bearer t", "cookie: c", &host, "origin: http://x"],
+            "GET / HTTP/1.1\nHost: front\nX-ToolHive-Auth: key\nAuthorization: Bearer t\nCookie: c",
+            vec!["GET / HTTP/1.1", "authorization: Bearer t", "cookie: c", &host],
+        ),
+        (
+            "GET / HTTP/1.1\nHost: front\nOrigin: http://x\nSec-Fetch-Site: cross-site\nSec-Fetch-Mode: cors\nReferer: http://x/",
+            vec!["GET / HTTP/1.1", &host, "referer: http://x/"],
         ),
         (
             "GET / HTTP/1.1\nHost: front\nConnection: Upgrade, X-Mine\nUpgrade: h2c\nHTTP2-Settings: x\nX-Mine: 1\nKeep-Alive: timeout=1\nProxy-Authorization: p\nProxy-Connection: keep-alive",

@@ -1,5 +1,6 @@
 //! Connections are kept, used again, and given up in time.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use thv_proxy::forward::{
     Connect, ConnectError, Connected, Forward, Options, TcpConnect, Upstream, secret_value,
 };
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 use crate::harness::{Front, Peer, Played, chunk, collect, get, post, server, soon, text};
@@ -26,6 +27,45 @@ impl Connect for Numbered {
         let number = self.1.fetch_add(1, Ordering::SeqCst);
         connected.key = Some(secret_value(number.to_string()).unwrap());
         Ok(connected)
+    }
+}
+
+/// Dials these in turn, whatever the upstream's URL says.
+struct Moving(Vec<SocketAddr>, AtomicUsize);
+
+impl Connect for Moving {
+    type Stream = TcpStream;
+
+    async fn connect(&self) -> Result<Connected<TcpStream>, ConnectError> {
+        let addr = self.0[self.1.fetch_add(1, Ordering::SeqCst)];
+        let connected = TcpConnect::to(addr).connect().await?;
+        Ok(Connected { port: Some(addr.port()), ..connected })
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_moved_is_called_by_its_new_port() {
+    let first = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let second = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addrs: Vec<_> = [&first, &second].map(|home| home.local_addr().unwrap()).into();
+    let upstream = Upstream::parse(&format!("http://{}/", addrs[0])).unwrap();
+    let forward = Forward::new(Moving(addrs, AtomicUsize::new(0)), upstream, Options::default()).unwrap();
+    let front = Front::new(forward.clone()).await;
+    for home in [first, second] {
+        let up = home.local_addr().unwrap();
+        let (response, head) = tokio::join!(front.send(get("/mcp")), async {
+            let mut peer = Peer(soon(home.accept()).await.unwrap().0);
+            let head = peer.head().await;
+            peer.say(&format!("HTTP/1.1 307 X\r\nlocation: http://{up}/x\r\ncontent-length: 0\r\n\r\n"))
+                .await;
+            head
+        });
+        assert!(head.contains(&format!("host: {up}\r\n")), "{head}");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["location"]),
+            (307, &"/x".parse().unwrap())
+        );
+        forward.close_idle();
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Mutex, mpsc};
 use tower::Service;
 
-use crate::harness::{Peer, Played, Task, chunk, data, get, piped, post, soon};
+use crate::harness::{Peer, Played, Task, chunk, data, get, piped, post, soon, text};
 
 const STREAM: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -118,6 +118,30 @@ async fn an_idle_stream_outlives_all_idle_limits() {
     assert_eq!(chunk(&mut body).await, ":\n");
 }
 
+#[tokio::test]
+async fn streams_can_be_ended_and_calls_go_on() {
+    let played = Played::new(Options::default()).await;
+    let (mut body, mut peer) = opened(&played).await;
+    let (call, mut callee) = tokio::join!(played.front.send(post("/", "x")), async {
+        let mut callee = played.accept().await;
+        callee.head().await;
+        callee.say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no").await;
+        callee
+    });
+    played.forward.end_streams();
+    assert!(soon(body.frame()).await.is_none(), "a stream ends as if the server had ended it");
+    peer.gone().await;
+    callee.say("k").await;
+    assert_eq!(text(call).await, "ok");
+    // One that comes too late does not begin.
+    let (late, ()) = tokio::join!(played.front.send(get("/mcp")), async {
+        callee.head().await;
+        callee.say(STREAM).await;
+    });
+    assert_eq!(text(late).await, "");
+    callee.gone().await;
+}
+
 /// Connections without a kernel in between, so that the bytes on their way can be counted.
 struct Pipes(mpsc::Sender<DuplexStream>);
 
@@ -130,7 +154,7 @@ impl Connect for Pipes {
         let (ours, theirs) = tokio::io::duplex(PIPE);
         self.0.send(theirs).await.unwrap();
         let addr: SocketAddr = ([127, 0, 0, 1], 1).into();
-        Ok(Connected { stream: ours, local: addr, peer: addr, key: None })
+        Ok(Connected { stream: ours, local: addr, peer: addr, key: None, port: None })
     }
 }
 

@@ -82,8 +82,8 @@ fn we_listen(_addr: SocketAddr) -> Result<(), ConnectError> {
 }
 
 fn boxed<S: Io + 'static>(connected: Connected<S>) -> Connected<Stream> {
-    let Connected { stream, local, peer, key } = connected;
-    Connected { stream: Stream(Box::new(stream)), local, peer, key }
+    let Connected { stream, local, peer, key, port } = connected;
+    Connected { stream: Stream(Box::new(stream)), local, peer, key, port }
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

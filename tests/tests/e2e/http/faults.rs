@@ -281,3 +281,22 @@ fn a_server_elsewhere_that_is_gone_is_told_of_until_it_is_back() -> Result {
         home.thv(["rm", NAME]).output()?.expect(0).map(drop)
     })
 }
+
+#[test]
+fn a_client_that_leaves_is_gone_for_the_server_at_once() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        let scene = Scene::new(home, &python)?;
+        let note = home.user().join("left");
+        let arguments = json!({ "kind": "held", "note": note });
+        let mut client = Http::open(scene.guarded.port())?;
+        client.send(&posting(scene.guarded.port(), &scene.key, "fault", &arguments).bytes());
+        wait_until("it is asked", STOP_BOUND, || Ok(scene.record.calls("fault")? == 1))?;
+        ensure!(!note.exists(), "the server was left before its client left");
+        drop(client);
+        wait_until("the server is left", STOP_BOUND, || Ok(note.exists()))?;
+        end(scene.session)?;
+        scene.guarded.stop()?;
+        Ok(())
+    })
+}

@@ -82,6 +82,31 @@ fn what_the_server_says_of_origins_is_replaced_by_what_the_user_said() -> Result
 }
 
 #[test]
+fn a_server_with_a_guard_of_its_own_lets_in_whom_the_user_let_in() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        let record = Record::new(home);
+        let run = ["--allowed-origins", PAGE, "--allowed-hosts", "box.example.org"];
+        let run = guarding(home, &python, &run, &["--strict", "--record", &record.path()]);
+        let port = Detached::of(run.output()?)?.port;
+        let key = home.key(NAME)?;
+        let message = calling("echo", &json!({ "text": "x" }));
+        let page = Request::mcp(port, &message).key(&key).header("Origin", PAGE);
+        let page = page.header("Sec-Fetch-Site", "cross-site").header("Sec-Fetch-Mode", "cors");
+        let called = page.send()?;
+        assert_eq!((called.status, called.header("Access-Control-Allow-Origin")), (200, Some(PAGE)));
+        let renamed = Request::mcp(port, &message).key(&key).without("Host");
+        assert_eq!(renamed.header("Host", format!("box.example.org:{port}")).send()?.status, 200);
+        for request in record.requests()? {
+            let told =
+                request.headers.iter().filter(|(name, _)| name == "origin" || name.starts_with("sec-fetch"));
+            assert_eq!(told.count(), 0, "{} {}", request.method, request.path);
+        }
+        home.thv(["rm", NAME]).output()?.expect(0).map(drop)
+    })
+}
+
+#[test]
 fn without_a_word_of_the_user_no_page_is_let_in() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
