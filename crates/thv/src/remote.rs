@@ -6,6 +6,9 @@ use http::Uri;
 
 use crate::failure::{Exit, Failure, Outcome};
 
+/// The name of this machine that is pinned to one address.
+const LOCALHOST: &str = "localhost";
+
 /// An endpoint that somebody else started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
@@ -49,8 +52,8 @@ impl Remote {
             }
             None => return Err(wrong("its port is no port")),
         };
-        // Never looked up: whoever answers for the name would get what is meant for this machine.
-        let host = if host == "localhost" { Ipv4Addr::LOCALHOST.to_string() } else { host };
+        // With encryption the name stays, since it is what a certificate is made for.
+        let host = if host == LOCALHOST && !https { Ipv4Addr::LOCALHOST.to_string() } else { host };
         let remote = Self {
             https,
             host,
@@ -65,6 +68,12 @@ impl Remote {
             .hint("use https://, or add --allow-insecure-remote if the network between is yours"));
         }
         Ok(remote)
+    }
+
+    /// What is dialled. `localhost` is never looked up: whoever answers for the name would get what is meant for this
+    /// machine.
+    pub fn dialled(&self) -> String {
+        if self.host == LOCALHOST { Ipv4Addr::LOCALHOST.to_string() } else { self.host.clone() }
     }
 
     /// The address, if the URL has one in the place of a name.
@@ -117,6 +126,7 @@ mod tests {
             ("https://mcp.example.com/mcp", true, "mcp.example.com", 443, "/mcp", "mcp.example.com"),
             ("https://Example.com:8443", true, "example.com", 8443, "/", "example.com:8443"),
             ("http://localhost:3000/mcp?x=1", false, "127.0.0.1", 3000, "/mcp?x=1", "127.0.0.1:3000"),
+            ("https://LocalHost:3000/mcp", true, "localhost", 3000, "/mcp", "localhost:3000"),
             ("http://127.0.0.1/", false, "127.0.0.1", 80, "/", "127.0.0.1"),
             ("http://[::1]:3000/a", false, "::1", 3000, "/a", "[::1]:3000"),
         ] {
@@ -124,6 +134,8 @@ mod tests {
             let expected = Remote { https, host: host.into(), port, path: path.into() };
             assert_eq!(remote, expected, "{url}");
             assert_eq!(remote.authority(), authority);
+            let dialled = if host == "localhost" { "127.0.0.1" } else { host };
+            assert_eq!(remote.dialled(), dialled);
         }
     }
 

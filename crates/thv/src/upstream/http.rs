@@ -230,7 +230,7 @@ fn secret(order: &Order<'_>, value: impl AsRef<[u8]> + Send + 'static) -> Outcom
 
 #[cfg(feature = "tls")]
 fn dial(remote: &Remote, order: &Order<'_>) -> Outcome<Dial> {
-    let connect = TcpConnect::to_host(&remote.host, remote.port);
+    let connect = TcpConnect::to_host(remote.dialled(), remote.port);
     if !remote.https {
         return Ok(Dial::Plain(connect));
     }
@@ -249,5 +249,5 @@ fn dial(remote: &Remote, order: &Order<'_>) -> Outcome<Dial> {
         )
         .hint("build it with its feature tls, which is on by default"));
     }
-    Ok(Dial::Plain(TcpConnect::to_host(&remote.host, remote.port)))
+    Ok(Dial::Plain(TcpConnect::to_host(remote.dialled(), remote.port)))
 }

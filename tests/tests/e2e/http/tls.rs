@@ -47,6 +47,30 @@ fn a_server_with_a_trusted_certificate_is_reached() -> Result {
 }
 
 #[test]
+fn localhost_is_a_name_that_a_certificate_can_have() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        let record = Record::new(home);
+        let (elsewhere, _) = serving(home, &python, "localhost.pem", &record)?;
+        let url = format!("https://localhost:{}/mcp", elsewhere.port);
+        let guarded = run(home, "localhost_ca.pem", &url).foreground()?;
+        let mut session = bridge(home)?;
+        assert_eq!(call_text(&mut session, "echo", &json!({ "text": "sealed" }))?, "sealed");
+        end(session)?;
+        assert_eq!(guarded.stop()?, Exit::Code(0));
+        for request in record.requests()? {
+            assert_eq!(request.values("host"), [format!("localhost:{}", elsewhere.port)]);
+        }
+        home.thv(["rm", NAME]).output()?.expect(0)?;
+        // It is not a certificate of the address, nor the other way round.
+        let address = format!("https://127.0.0.1:{}/mcp", elsewhere.port);
+        let output = run(home, "localhost_ca.pem", &address).output()?.expect(1)?;
+        ensure!(output.stderr.contains("not valid for"), "{output:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_server_that_cannot_prove_its_name_is_sent_nothing() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
