@@ -73,6 +73,33 @@ pub fn listeners(port: u16) -> io::Result<Vec<Holder>> {
     return other::holders(port);
 }
 
+/// A listening socket, as the kernel knows it.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Who listens, with the user alone.
+    pub holder: Holder,
+    /// The socket's number, which no other one has at the same time.
+    pub inode: u64,
+}
+
+/// The sockets that listen on this TCP port; which processes have them open is what [`has_open`] tells.
+///
+/// # Errors
+/// The operating system does not tell.
+#[cfg(target_os = "linux")]
+pub fn sockets(port: u16) -> io::Result<Vec<Listener>> {
+    linux::numbered(port)
+}
+
+/// Whether one of these processes has the socket of this number open. `None` if none of those has it whose descriptors we
+/// may see, and there are others.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn has_open(pids: &[u32], inode: u64) -> Option<bool> {
+    linux::has_open(pids, inode)
+}
+
 /// Everybody who listens on this TCP port, on whatever address of this machine.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use crate::{Holder, Process};
+use crate::{Holder, Listener, Process};
 
 /// The state of a listening socket in `/proc/net/tcp` (`TCP_LISTEN`).
 const LISTEN: &str = "0A";
@@ -19,6 +19,34 @@ struct Socket {
 pub(crate) fn listeners(port: u16) -> io::Result<Vec<Holder>> {
     let holder = |Socket { addr, uid, .. }| Holder { addr, uid: Some(uid), process: None };
     Ok(sockets(port)?.into_iter().map(holder).collect())
+}
+
+pub(crate) fn numbered(port: u16) -> io::Result<Vec<Listener>> {
+    let listener = |Socket { addr, uid, inode }| {
+        let inode = inode.parse().ok()?;
+        Some(Listener { holder: Holder { addr, uid: Some(uid), process: None }, inode })
+    };
+    Ok(sockets(port)?.into_iter().filter_map(listener).collect())
+}
+
+pub(crate) fn has_open(pids: &[u32], inode: u64) -> Option<bool> {
+    let link = format!("socket:[{inode}]");
+    let mut hidden = false;
+    for pid in pids {
+        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(descriptors) => descriptors,
+            // One that has ended has nothing open any more.
+            Err(error) => {
+                hidden |= error.kind() == io::ErrorKind::PermissionDenied;
+                continue;
+            }
+        };
+        let is_it = |path: &Path| fs::read_link(path).is_ok_and(|target| target == Path::new(&link));
+        if descriptors.flatten().any(|descriptor| is_it(&descriptor.path())) {
+            return Some(true);
+        }
+    }
+    (!hidden).then_some(false)
 }
 
 fn sockets(port: u16) -> io::Result<Vec<Socket>> {
@@ -173,6 +201,20 @@ mod tests {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
             Err(io::Error::other("read too far"))
         }
+    }
+
+    #[test]
+    fn a_process_has_its_own_socket_open_and_no_other() {
+        let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = ours.local_addr().unwrap().port();
+        let found = numbered(port).unwrap();
+        assert_eq!(found.iter().map(|one| one.holder.addr).collect::<Vec<_>>(), [ours.local_addr().unwrap()]);
+        let us = std::process::id();
+        assert_eq!(has_open(&[us], found[0].inode), Some(true));
+        drop(ours);
+        assert_eq!(has_open(&[us], found[0].inode), Some(false));
+        // Nobody has this pid.
+        assert_eq!(has_open(&[u32::MAX], found[0].inode), Some(false));
     }
 
     #[test]

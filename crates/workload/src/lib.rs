@@ -16,6 +16,7 @@
 pub mod config;
 pub mod control;
 pub mod creation;
+pub mod family;
 pub mod files;
 pub mod groups;
 pub mod guardian;
