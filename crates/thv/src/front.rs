@@ -126,6 +126,10 @@ impl Front for GuardedFront {
         self.upstream.sessions()
     }
 
+    fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.upstream.trouble()
+    }
+
     fn key_ids(&self) -> Vec<String> {
         self.keys
             .iter()

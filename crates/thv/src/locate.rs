@@ -211,7 +211,7 @@ fn is_down(status: &Status) -> bool {
 /// Where a workload listens, provided that its supervisor is proved alive.
 fn address(workload: &Workload) -> Result<SocketAddr, String> {
     let Workload { name, config, status } = workload;
-    if status.status != State::Running {
+    if !matches!(status.status, State::Running | State::Unhealthy) {
         let why = if status.status_context.is_empty() {
             String::new()
         } else {

@@ -43,6 +43,11 @@ pub trait Front: Send + Sync + 'static {
 
     /// The public names of the keys in force, the newest first.
     fn key_ids(&self) -> Vec<String>;
+
+    /// What is wrong with the server, now and from now on. Nothing, for a front that does not watch it.
+    fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        None
+    }
 }
 
 /// Where a workload's keys rest. Calls block.
@@ -243,6 +248,29 @@ async fn answer_commands(control: Option<&ControlListener>, controls: &impl Cont
     }
 }
 
+/// Shows in the status what is wrong with the server, for as long as it is polled.
+async fn show_trouble(trouble: Option<watch::Receiver<Option<String>>>, file: &Mutex<StatusFile>) {
+    let Some(mut trouble) = trouble else { return std::future::pending().await };
+    loop {
+        let now = trouble.borrow_and_update().clone();
+        let (state, context) = match now {
+            Some(what) => (State::Unhealthy, what),
+            None => (State::Running, String::new()),
+        };
+        let mut file = lock(file);
+        if (file.status().status, &file.status().status_context) != (state, &context) {
+            let update = file.update(|status| (status.status, status.status_context) = (state, context));
+            if let Err(error) = update {
+                tracing::warn!(%error, "the status file does not show how the server is");
+            }
+        }
+        drop(file);
+        if trouble.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// Serves a workload until it is asked to stop, by a command on the control socket or by `stop`, and keeps its status
 /// file true meanwhile.
 ///
@@ -285,6 +313,7 @@ pub async fn supervise<F: Front>(
     let outcome = tokio::select! {
         ended = &mut serve => ended.and_then(|()| Err(io::Error::other("it ended without being asked to"))),
         () = commands => unreachable!("commands are answered for as long as they are polled"),
+        () = show_trouble(front.trouble(), &file) => unreachable!("trouble is shown for as long as it is polled"),
         why = stop => {
             let stopping = lock(&file).update(|status| {
                 status.status = State::Stopping;
@@ -305,7 +334,10 @@ pub async fn supervise<F: Front>(
     lock(&file).update(|status| {
         status.supervisor = None;
         match &outcome {
-            Ok(()) => status.status = State::Stopped,
+            Ok(()) => {
+                status.status = State::Stopped;
+                status.status_context.clear();
+            }
             Err(error) => {
                 status.status = State::Error;
                 status.status_context = format!("the proxy stopped: {error}");
@@ -365,6 +397,7 @@ mod tests {
 
     struct Fake {
         fail: bool,
+        trouble: Option<watch::Receiver<Option<String>>>,
     }
 
     impl Front for Fake {
@@ -384,6 +417,10 @@ mod tests {
         fn key_ids(&self) -> Vec<String> {
             Vec::new()
         }
+
+        fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+            self.trouble.clone()
+        }
     }
 
     async fn run(dir: &Path, fail: bool, why: Stop) -> (Result<(), SupervisorError>, Vec<Status>) {
@@ -398,7 +435,8 @@ mod tests {
         let listener = bind(LOOPBACK, PortWish::Any, BTreeSet::new).unwrap();
         let ready = |status: &Status| seen.push(status.clone());
         let stop = async { if fail { std::future::pending().await } else { why } };
-        let result = supervise(file, Arc::new(Fake { fail }), listener, None, ready, stop).await;
+        let front = Arc::new(Fake { fail, trouble: None });
+        let result = supervise(file, front, listener, None, ready, stop).await;
         seen.push(on_disk());
         (result, seen)
     }
@@ -416,6 +454,37 @@ mod tests {
             assert!(seen[1].is_alive() && seen[1].port != 0);
             assert_eq!((seen[2].desired, seen[2].supervisor), (desired, None));
         }
+    }
+
+    #[tokio::test]
+    async fn trouble_of_the_server_shows_and_goes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        home.prepare().unwrap();
+        let name = Name::parse("time").unwrap();
+        let lock = crate::lock::WorkloadLock::acquire(&home, &name, Duration::ZERO).unwrap();
+        registry::create_dir(&home, &lock).unwrap();
+        let file = StatusFile::take(&home, &name, Status::new(State::Starting, Desired::Running)).unwrap();
+        let shown = || {
+            let status = registry::status(&home, &name).unwrap().unwrap();
+            (status.status, status.status_context)
+        };
+        let (told, trouble) = watch::channel(None);
+        let front = Arc::new(Fake { fail: false, trouble: Some(trouble) });
+        let stop = async {
+            for trouble in [Some("it has exited"), Some("twice"), None, Some("thrice")] {
+                told.send_replace(trouble.map(str::to_owned));
+                let state = if trouble.is_some() { State::Unhealthy } else { State::Running };
+                let expected = (state, trouble.unwrap_or_default().to_owned());
+                while shown() != expected {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Stop::ByUser
+        };
+        let listener = bind(LOOPBACK, PortWish::Any).unwrap();
+        supervise(file, front, listener, None, |_| {}, stop).await.unwrap();
+        assert_eq!(shown(), (State::Stopped, String::new()));
     }
 
     #[tokio::test]

@@ -84,7 +84,7 @@ pub fn order<'a>(
     })?;
     let mut workload = existing(home, name)?;
     if let Some(supervisor) = workload.status.supervisor
-        && workload.status.status != State::Running
+        && !matches!(workload.status.status, State::Running | State::Unhealthy)
         && gone_within(supervisor, ENDING)
     {
         workload = existing(home, name)?;

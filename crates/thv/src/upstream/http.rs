@@ -1,5 +1,6 @@
 //! A server that speaks HTTP: one that we keep running on a port of its own, or one that runs elsewhere.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,9 +15,10 @@ use thv_workload::http::{Current, HttpServer, TargetPort};
 use thv_workload::server::ServerSpec;
 use tokio::sync::watch;
 
-use super::dial::Dial;
-use super::spec::{Specified, on_port, specify};
-use super::{log_length, not_started};
+use super::dial::{Dial, Own};
+use super::health::attend;
+use super::spec::{on_port, specify};
+use super::{log_length, not_started, owner};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::keys::KeyVault;
 use crate::remote::Remote;
@@ -31,29 +33,40 @@ const SSE: &str = "/sse";
 /// A proxy to a server, and the server if it is ours.
 pub struct HttpUpstream {
     forward: Forward<Dial>,
-    server: Mutex<Option<HttpServer>>,
+    server: Mutex<Option<HttpServer<Option<HeaderValue>>>>,
+    trouble: Option<watch::Receiver<Option<String>>>,
 }
 
 impl HttpUpstream {
     /// Starts the workload's server and waits until it answers.
     pub async fn of_process(order: &Order<'_>, cancel: impl Future<Output = ()>) -> Outcome<Self> {
-        let Specified { spec, upstream_key } = specify(order)?;
+        let specified = specify(order)?;
+        let spec = specified.spec.clone();
         let transport = order.config.transport;
         let port = match order.config.target_port {
             0 => TargetPort::Free,
             port => TargetPort::Exactly(port),
         };
-        let key = upstream_key.map(|key| secret(order, key.expose_text())).transpose()?;
+        let stays = port != TargetPort::Free;
         let before = log_length(&spec);
-        let server = {
-            let spec = spec.clone();
-            HttpServer::start(port, move |port| on_port(&spec, transport, port))
+        let make = move |port| {
+            if stays {
+                owner::vacant(port)?;
+            }
+            // Each process has a key of its own, so that what the last one was given is worth nothing.
+            let (spec, key) = specified.start()?;
+            let key = key.map(|key| secret_value(key.expose_text())).transpose().map_err(io::Error::other)?;
+            Ok((on_port(&spec, transport, port), key))
         };
-        let server = server.map_err(|error| not_started(order, &spec, before, &TrialError::Spawn(error)))?;
+        let server = HttpServer::start(port, make).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => taken(order, &error),
+            _ => not_started(order, &spec, before, &TrialError::Spawn(error)),
+        })?;
         let current = server.current();
         let addr = current.borrow().addr;
-        let dial = Dial::Own { current: current.clone(), key };
-        // The port is another after a restart; what stands in `Host` may stay, since it is this machine either way.
+        let (trouble, _) = watch::channel(None);
+        let own = Own { current: current.clone(), stays, owner: Arc::default(), trouble };
+        let dial = Dial::Own(own.clone());
         let on_trial = Arc::new(AtomicBool::new(true));
         let made = upstream(&format!("http://{addr}/"), order).and_then(|upstream| {
             let paths = Paths::one_to_one();
@@ -72,7 +85,9 @@ impl HttpUpstream {
         match tried {
             Ok(forward) => {
                 on_trial.store(false, Ordering::Relaxed);
-                Ok(Self { forward, server: Mutex::new(Some(server)) })
+                let trouble = Some(own.trouble.subscribe());
+                tokio::spawn(attend(own, forward.clone()));
+                Ok(Self { forward, server: Mutex::new(Some(server)), trouble })
             }
             Err(refusal) => {
                 server.stop().await;
@@ -110,7 +125,7 @@ impl HttpUpstream {
                 .hint("see whether it runs, and whether the URL is that of its MCP endpoint")
         })?;
         on_trial.store(false, Ordering::Relaxed);
-        Ok(Self { forward, server: Mutex::new(None) })
+        Ok(Self { forward, server: Mutex::new(None), trouble: None })
     }
 
     /// The proxy.
@@ -118,8 +133,14 @@ impl HttpUpstream {
         self.forward.clone()
     }
 
-    /// Ends the server, if it is ours.
+    /// What is wrong with a server of ours.
+    pub fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.trouble.clone()
+    }
+
+    /// Ends the server, if it is ours, and the streams of any.
     pub async fn shutdown(&self) {
+        self.forward.end_streams();
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(server) = server {
             server.stop().await;
@@ -133,12 +154,19 @@ enum Refusal {
 }
 
 /// Resolves when the wait for the first answer has become pointless.
-async fn ended(mut current: watch::Receiver<Current>, cancel: impl Future<Output = ()>) -> TrialError {
+async fn ended<T>(mut current: watch::Receiver<Current<T>>, cancel: impl Future<Output = ()>) -> TrialError {
     tokio::select! {
         biased;
         () = cancel => TrialError::Cancelled,
         _ = current.wait_for(|current| current.exits > 0) => TrialError::Ended,
     }
+}
+
+/// Somebody has the port that the server is to listen on.
+fn taken(order: &Order<'_>, error: &io::Error) -> Failure {
+    Failure::new(Exit::Refused, format!("the server of {} has no port to listen on", order.name))
+        .because(error)
+        .hint("end that program, or choose another port with --target-port")
 }
 
 fn upstream(url: &str, order: &Order<'_>) -> Outcome<forward::Upstream> {
@@ -243,11 +271,26 @@ fn dial(remote: &Remote, order: &Order<'_>) -> Outcome<Dial> {
 #[cfg(not(feature = "tls"))]
 fn dial(remote: &Remote, order: &Order<'_>) -> Outcome<Dial> {
     if remote.https {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!("this thv was built without TLS, which the URL of {} asks for", order.name),
-        )
-        .hint("build it with its feature tls, which is on by default"));
+        return Err(without_tls(&order.name));
     }
     Ok(Dial::Plain(TcpConnect::to_host(remote.dialled(), remote.port)))
+}
+
+/// What a build says that cannot speak TLS.
+#[cfg(any(test, not(feature = "tls")))]
+fn without_tls(name: &Name) -> Failure {
+    Failure::new(Exit::Refused, format!("this thv was built without TLS, which the URL of {name} asks for"))
+        .hint("build it with its feature tls, which is on by default")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_tls_refuses_and_says_what_it_lacks() {
+        let failure = without_tls(&Name::parse("crm").unwrap());
+        assert_eq!(failure.exit(), Exit::Refused);
+        assert!(failure.render().contains("crm") && failure.render().contains("feature tls"));
+    }
 }

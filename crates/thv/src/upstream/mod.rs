@@ -1,7 +1,9 @@
 //! What is behind the lock: a server on standard input and output, one that speaks HTTP, or a URL.
 
 mod dial;
+mod health;
 mod http;
+mod owner;
 mod spec;
 mod stdio;
 
@@ -17,6 +19,7 @@ use thv_proxy::stdio::StdioHost;
 use thv_workload::config::Transport;
 use thv_workload::files;
 use thv_workload::server::ServerSpec;
+use tokio::sync::watch;
 use tower_service::Service;
 
 use self::dial::Dial;
@@ -61,6 +64,14 @@ impl Upstream {
         match self {
             Self::Stdio(host) => host.shutdown().await,
             Self::Http(http) => http.shutdown().await,
+        }
+    }
+
+    /// What is wrong with the server, where it is watched.
+    pub fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        match self {
+            Self::Stdio(_) => None,
+            Self::Http(http) => http.trouble(),
         }
     }
 

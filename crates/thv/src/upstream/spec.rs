@@ -1,6 +1,7 @@
 //! What it takes to start a workload's server: program, folder, and the whole of its environment.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
 use thv_keygen::SharedKey;
@@ -13,35 +14,39 @@ use crate::launch::launcher;
 use crate::secrets;
 use crate::supervise::Order;
 
-/// A server, and the key of its own that it was given.
+/// A server, and whether it is given a key of its own.
+#[derive(Clone)]
 pub struct Specified {
     pub spec: ServerSpec,
-    pub upstream_key: Option<SharedKey>,
+    pub has_key: bool,
+}
+
+impl Specified {
+    /// What it takes to start it once, with a new key, which opens nothing of ours.
+    pub fn start(&self) -> io::Result<(ServerSpec, Option<SharedKey>)> {
+        let mut spec = self.spec.clone();
+        if !self.has_key {
+            return Ok((spec, None));
+        }
+        let key = SharedKey::generate().map_err(io::Error::other)?;
+        spec.env.insert("TOOLHIVE_SHARED_KEY".to_owned(), key.expose_text().as_str().to_owned());
+        Ok((spec, Some(key)))
+    }
 }
 
 /// Puts together what the run config asks for.
 pub fn specify(order: &Order<'_>) -> Outcome<Specified> {
     let Order { home, name, config, .. } = order;
     let program: PathBuf = config.command.clone().ok_or_else(|| {
-        Failure::new(
-            Exit::Refused,
-            format!("workload {name} has no command, and this version runs commands only"),
-        )
+        Failure::new(Exit::Refused, format!("workload {name} has neither a command nor a URL"))
+            .hint(format!("thv rm {name}, and run it anew"))
     })?;
     let mut env: BTreeMap<String, String> = config.base_env.clone();
     env.extend(config.env_vars.clone());
     env.retain(|variable, _| may_pass(variable));
     let secrets = secrets::resolve(home, config, &order.given)?;
     env.extend(secrets.into_iter().map(|(variable, value)| (variable, value.as_str().to_owned())));
-    let mut upstream_key = None;
-    if config.shared_key_auth.as_ref().is_some_and(|auth| auth.enabled && auth.upstream_key) {
-        // A key of its own, which opens nothing of ours.
-        let key = SharedKey::generate().map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot make a key for {name}")).because(&error)
-        })?;
-        env.insert("TOOLHIVE_SHARED_KEY".to_owned(), key.expose_text().as_str().to_owned());
-        upstream_key = Some(key);
-    }
+    let has_key = config.shared_key_auth.as_ref().is_some_and(|auth| auth.enabled && auth.upstream_key);
     let spec = ServerSpec {
         program,
         args: config.cmd_args.clone(),
@@ -52,7 +57,7 @@ pub fn specify(order: &Order<'_>) -> Outcome<Specified> {
         launcher: launcher(),
         stop: StopTimes::default(),
     };
-    Ok(Specified { spec, upstream_key })
+    Ok(Specified { spec, has_key })
 }
 
 /// The same server, told to listen on a port. Servers agree on no variable for it; what the user gave stays.

@@ -4,7 +4,7 @@ use std::io;
 
 use thv_proxy::stdio::{Child, Options, Spawn, StdioHost, Stop};
 use thv_workload::config::RunConfig;
-use thv_workload::server::{Server, ServerHandle, ServerSpec};
+use thv_workload::server::{Server, ServerHandle};
 use tokio::process::{ChildStdin, ChildStdout};
 
 use super::spec::{Specified, specify};
@@ -15,15 +15,20 @@ use crate::trial::trial;
 
 /// Tries one child of the server, and makes the host for all others.
 pub async fn host(order: &Order<'_>, cancel: impl Future<Output = ()>) -> Outcome<StdioHost<ServerSpawn>> {
-    let Specified { spec, .. } = specify(order)?;
+    let server = specify(order)?;
+    let (spec, _) = server.start().map_err(|error| no_key(order, &error))?;
     let before = log_length(&spec);
     trial(&spec, order.ready_timeout, cancel)
         .await
         .map_err(|error| not_started(order, &spec, before, &error))?;
-    StdioHost::new(ServerSpawn(spec), options(order)).map_err(|error| {
+    StdioHost::new(ServerSpawn(server), options(order)).map_err(|error| {
         Failure::new(Exit::Usage, format!("workload {} cannot be served as it was asked for", order.name))
             .because(&error)
     })
+}
+
+fn no_key(order: &Order<'_>, error: &io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("cannot make a key for the server of {}", order.name)).because(error)
 }
 
 fn options(order: &Order<'_>) -> Options {
@@ -42,7 +47,7 @@ fn options(order: &Order<'_>) -> Options {
 }
 
 /// Starts the workload's server under its guardian.
-pub struct ServerSpawn(ServerSpec);
+pub struct ServerSpawn(Specified);
 
 impl Spawn for ServerSpawn {
     type Stdin = ChildStdin;
@@ -50,7 +55,7 @@ impl Spawn for ServerSpawn {
     type Stop = ServerStop;
 
     async fn spawn(&self) -> io::Result<Child<ChildStdin, ChildStdout, ServerStop>> {
-        let Server { stdin, stdout, handle } = self.0.spawn()?;
+        let Server { stdin, stdout, handle } = self.0.start()?.0.spawn()?;
         Ok(Child { stdin, stdout, stop: ServerStop(handle) })
     }
 }

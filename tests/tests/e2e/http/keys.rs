@@ -1,5 +1,6 @@
 //! Which key goes where: the front door's ends at the front door, and a server of ours has one of its own.
 
+use super::restart::{kill, pid, works_again};
 use super::{Elsewhere, NAME, Record, bridge, end, guarding, posting, server};
 use crate::fixture::call_text;
 use serde_json::{Value, json};
@@ -21,7 +22,12 @@ fn a_server_that_checks_its_key_is_reached_through_the_lock_alone() -> Result {
         let record = Record::new(home);
         let options = ["--demand-key", "--record", &record.path()];
         let mut keys = Vec::new();
-        Detached::of(guarding(home, &python, &[], &options).output()?)?;
+        let run = guarding(home, &python, &[], &options).output()?;
+        ensure!(
+            run.stderr.contains("keeps its own port") && run.stderr.contains("TOOLHIVE_SHARED_KEY"),
+            "{run:?}"
+        );
+        Detached::of(run)?;
         for round in 0..2 {
             if round > 0 {
                 home.thv(["restart", NAME]).output()?.expect(0)?;
@@ -66,6 +72,30 @@ fn a_server_that_checks_its_key_is_reached_through_the_lock_alone() -> Result {
 }
 
 #[test]
+fn a_server_that_is_started_again_has_another_key() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        Detached::of(guarding(home, &python, &[], &["--demand-key"]).output()?)?;
+        let mut session = bridge(home)?;
+        let mut keys = Vec::new();
+        for _ in 0..3 {
+            works_again(&mut session, "echo", &json!({ "text": "let in" }))?;
+            let report: Value = serde_json::from_str(&call_text(&mut session, "report", &json!({}))?)?;
+            let pairs: Vec<(String, String)> = serde_json::from_value(report["environment"].clone())?;
+            let own = pairs.into_iter().find(|(name, _)| name == "TOOLHIVE_SHARED_KEY");
+            keys.push(own.map(|(_, value)| value).unwrap_or_default());
+            kill(home, pid(&mut session)?)?;
+        }
+        works_again(&mut session, "echo", &json!({ "text": "let in" }))?;
+        end(session)?;
+        keys.sort();
+        keys.dedup();
+        ensure!(keys.len() == 3 && keys.iter().all(|key| key.len() == 44), "a key was used again");
+        home.thv(["rm", NAME]).output()?.expect(0).map(drop)
+    })
+}
+
+#[test]
 fn without_a_key_of_its_own_a_server_is_sent_none() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
@@ -74,7 +104,9 @@ fn without_a_key_of_its_own_a_server_is_sent_none() -> Result {
         let locked = ["--shared-key-auth", "--no-upstream-key"];
         for lock in [&locked[..], &[]] {
             let run = home.thv(["run", "--name", NAME, "--transport", "streamable-http"]).args(lock);
-            let guarded = Detached::of(run.arg("--").args(server(&python, &options)).output()?)?;
+            let run = run.arg("--").args(server(&python, &options)).output()?;
+            ensure!(run.stderr.contains("keeps its own port beside the proxy, which any program"), "{run:?}");
+            let guarded = Detached::of(run)?;
             let key = if lock.is_empty() { None } else { Some(home.key(NAME)?) };
             let mut session = bridge(home)?;
             let report = call_text(&mut session, "report", &json!({}))?;
@@ -106,7 +138,9 @@ fn somebody_else_s_server_is_sent_no_key_at_all() -> Result {
         let record = Record::new(home);
         let elsewhere = Elsewhere::start(home, &python, &["--record", &record.path()])?;
         let run = ["--name", NAME, "--shared-key-auth", &elsewhere.url()];
-        let guarded = home.detached(run)?;
+        let run = home.thv(["run"]).args(run).output()?;
+        ensure!(!run.stderr.contains("own port"), "{run:?}");
+        let guarded = Detached::of(run)?;
         let key = home.key(NAME)?;
         let mut session = bridge(home)?;
         assert_eq!(call_text(&mut session, "echo", &json!({ "text": "over there" }))?, "over there");

@@ -8,13 +8,13 @@ use thv_e2e::http::Request;
 use thv_e2e::{Detached, Exit, Failure, Home, McpStdio, Proc, Result, STOP_BOUND, Signal, ensure, need_part};
 
 /// The pid of the fixture behind a workload.
-fn pid(session: &mut McpStdio) -> Result<u32> {
+pub(super) fn pid(session: &mut McpStdio) -> Result<u32> {
     let report: Value = serde_json::from_str(&call_text(session, "report", &json!({}))?)?;
     let pid = report["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     pid.ok_or_else(|| Failure::new(format!("no pid in {report}")))
 }
 
-fn kill(home: &Home, pid: u32) -> Result {
+pub(super) fn kill(home: &Home, pid: u32) -> Result {
     let process = home.processes().into_iter().find(|process| process.pid == pid);
     let process = process.ok_or_else(|| Failure::new(format!("there is no process {pid}")))?;
     process.kill();
@@ -24,7 +24,7 @@ fn kill(home: &Home, pid: u32) -> Result {
 }
 
 /// Asks until the tool answers. Until then all that is said is that the server does not run, or that it opens no stream.
-fn works_again(session: &mut McpStdio, tool: &str, arguments: &Value) -> Result {
+pub(super) fn works_again(session: &mut McpStdio, tool: &str, arguments: &Value) -> Result {
     wait_until("it works again", GONE_BOUND, || {
         let answer = call(session, tool, arguments)?;
         if answer.get("result").is_some() {
@@ -71,6 +71,29 @@ fn what_was_sent_to_a_server_that_dies_is_answered_once_and_the_bridge_goes_on()
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn a_server_that_is_particular_about_its_name_is_called_by_its_new_port() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        let record = Record::new(home);
+        let options = ["--strict", "--record", &record.path()];
+        Detached::of(guarding(home, &python, &[], &options).output()?)?;
+        let mut session = bridge(home)?;
+        for _ in 0..2 {
+            let server = pid(&mut session)?;
+            kill(home, server)?;
+            works_again(&mut session, "echo", &json!({ "text": "again" }))?;
+        }
+        end(session)?;
+        let requests = record.requests()?;
+        let mut names: Vec<_> = requests.iter().flat_map(|request| request.values("host")).collect();
+        names.dedup();
+        assert_eq!(names.len(), 3, "three starts on three ports: {names:?}");
+        home.thv(["rm", NAME]).output()?.expect(0)?;
+        nothing_left(home, &python)
+    })
 }
 
 #[test]
@@ -145,6 +168,12 @@ fn a_server_that_crashes_again_and_again_is_started_again_and_again() -> Result 
         kill(home, server)?;
         wait_until("it has been tried three times", GONE_BOUND, || Ok(starts.count()? >= 4))?;
 
+        let row = only_row(home)?;
+        let context = row["status_context"].as_str().unwrap_or_default();
+        ensure!(row["status"] == "unhealthy" && context.starts_with("the server has exited "), "{row}");
+        let status = home.thv(["status", NAME]).output()?.expect(0)?.stdout;
+        ensure!(status.contains("unhealthy") && status.contains("the server has exited "), "{status}");
+
         let answer = call(&mut session, "echo", &json!({ "text": "x" }))?;
         assert_eq!(reason(&answer), NOT_RUNNING, "{answer}");
         let message = answer["error"]["message"].as_str().unwrap_or_default();
@@ -163,7 +192,19 @@ fn a_server_that_crashes_again_and_again_is_started_again_and_again() -> Result 
         home.thv(["start", NAME]).output()?.expect(0)?;
         assert_eq!(home.supervisor(NAME), supervisor);
 
+        // A client that comes anew is told the same, and not that the workload was stopped.
+        let mut late = home.bridge(NAME)?;
+        let answer = late.request("tools/list", &json!({}))?;
+        ensure!(
+            answer["error"]["message"].as_str().is_some_and(|why| !why.contains("thv start")),
+            "{answer}"
+        );
+        end(late)?;
+
         std::fs::remove_file(broken)?;
+        // Also when nobody asks for it.
+        wait_until("it runs again", GONE_BOUND, || Ok(only_row(home)?["status"] == "running"))?;
+        assert_eq!(only_row(home)?["status_context"], "");
         works_again(&mut session, "echo", &json!({ "text": "mended" }))?;
         // A stop comes through while the supervisor waits, too.
         home.file("starts.broken", "")?;
