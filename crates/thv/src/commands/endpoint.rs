@@ -69,6 +69,9 @@ pub fn check(config: &RunConfig) -> Outcome {
                     "the transport of a URL is streamable-http or sse",
                 );
             }
+            if !config.cmd_args.is_empty() {
+                return usage("a server that runs elsewhere takes no arguments", "leave them out");
+            }
             if config.target_port != 0 {
                 return usage(
                     "--target-port is for servers that are started here",
@@ -95,6 +98,19 @@ pub fn check(config: &RunConfig) -> Outcome {
             );
         }
         None => {}
+    }
+    if config.remote_url.is_some() || config.transport != Transport::Stdio {
+        for (given, option) in [
+            (config.max_sessions.is_some(), "--max-sessions (max_sessions)"),
+            (config.session_ttl.is_some(), "--session-ttl (session_ttl)"),
+        ] {
+            if given {
+                return usage(
+                    &format!("{option} is for servers on standard input and output"),
+                    "a server that speaks HTTP keeps its sessions itself; set their number and time there",
+                );
+            }
+        }
     }
     for (name, value) in plain {
         field(name)?;
@@ -164,7 +180,20 @@ mod tests {
         assert_eq!(with(&|config| config.transport = Transport::Stdio), Err(Exit::Usage));
         assert_eq!(with(&|config| config.target_port = 1), Err(Exit::Usage));
         assert_eq!(with(&|config| config.secrets = vec!["a,target=A".into()]), Err(Exit::Usage));
+        assert_eq!(with(&|config| config.cmd_args = vec!["-v".into()]), Err(Exit::Usage));
         assert_eq!(with(&|config| config.remote_url = None), Ok(()));
+        for process in [false, true] {
+            let of = |config: &mut RunConfig| {
+                if process {
+                    config.remote_url = None;
+                }
+            };
+            let sessions = with(&|config| (of(config), config.max_sessions = Some(1)).1);
+            let ttl = with(&|config| (of(config), config.session_ttl = Some(60)).1);
+            assert_eq!((sessions, ttl), (Err(Exit::Usage), Err(Exit::Usage)));
+        }
+        let stdio = RunConfig { max_sessions: Some(1), session_ttl: Some(60), ..RunConfig::default() };
+        check(&stdio).unwrap();
         let headers = |name: &str, value: &str| {
             let fields = BTreeMap::from([(name.to_owned(), value.to_owned())]);
             let header_forward = HeaderForward { add_plaintext_headers: fields, ..HeaderForward::default() };

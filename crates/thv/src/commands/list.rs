@@ -16,6 +16,7 @@ use crate::args::{List, ListFormat};
 use crate::commands::mcpservers;
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
+use crate::remote::Remote;
 use crate::say;
 
 /// How long supervisors may take to say how many sessions they have, all of them together.
@@ -150,7 +151,7 @@ fn row(workload: &Workload, sessions: Option<usize>) -> Row<'_> {
             Transport::Sse => "sse",
             Transport::Stdio | Transport::StreamableHttp => "streamable-http",
         },
-        package: config.package(),
+        package: package(config),
         runtime: if config.remote_url.is_some() { "remote" } else { "process" },
         remote: config.remote_url.is_some(),
         pid: status.supervisor.map(|process| process.pid),
@@ -165,6 +166,14 @@ fn row(workload: &Workload, sessions: Option<usize>) -> Row<'_> {
             rotated_at: key.map(|key| key.rotated_at.as_str()),
             key_rotation_days: auth.key_rotation_days,
         }),
+    }
+}
+
+/// What the server is, without the query of a URL, which may hold a credential.
+fn package(config: &RunConfig) -> String {
+    match &config.remote_url {
+        Some(url) => Remote::parse(url, true).map_or_else(|_| String::new(), |url| url.shown()),
+        None => config.package(),
     }
 }
 

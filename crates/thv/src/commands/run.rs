@@ -58,17 +58,35 @@ pub fn run(environment: &Environment, args: &Run, debug: bool) -> Outcome {
         ready_timeout: args.ready_timeout,
         debug,
     };
+    let own_port = own_port(&order.config);
     if args.foreground {
         let up = |creation: Creation<'_, _>| {
             creation.commit();
             vault.release();
+            own_port.into_iter().for_each(say::talk);
         };
         return supervise::foreground(&runtime, interrupt, order, creation, up);
     }
     let line = runtime.block_on(detach::launch(&mut order, creation.as_ref(), interrupt))?;
     creation.commit();
+    own_port.into_iter().for_each(say::talk);
     say::data(&line);
     Ok(())
+}
+
+/// What the user should hear of a server that keeps a port beside the proxy.
+fn own_port(config: &RunConfig) -> Option<&'static str> {
+    if config.remote_url.is_some() || config.transport == Transport::Stdio {
+        return None;
+    }
+    Some(match &config.shared_key_auth {
+        Some(auth) if auth.enabled && auth.upstream_key => {
+            "note: the server keeps its own port beside the proxy; only a check of TOOLHIVE_SHARED_KEY in the server locks that one"
+        }
+        _ => {
+            "note: the server keeps its own port beside the proxy, which any program on this machine can call"
+        }
+    })
 }
 
 /// A workload could not be made.
@@ -94,6 +112,10 @@ fn from_args(environment: &Environment, args: &Run) -> Outcome<RunConfig> {
     let Source { program, args: server_args, image, env, name } = match &url {
         Some(_) if !words.is_empty() => {
             return Err(Failure::new(Exit::Usage, "a server that runs elsewhere takes no arguments"));
+        }
+        Some(_) if args.no_upstream_key => {
+            return Err(Failure::new(Exit::Usage, "--no-upstream-key is for servers that are started here")
+                .hint("leave it out: a server that runs elsewhere is given no key of ours"));
         }
         Some(_) => Source::default(),
         None => source::resolve(environment, args.server.as_deref(), words)?,

@@ -61,7 +61,7 @@ pub fn resolve(environment: &Environment, server: Option<&str>, words: Vec<Strin
     }
     if Name::parse(server).is_err() || server.contains('.') {
         return Err(Failure::new(Exit::Usage, format!("{server} cannot be run")).hint(
-            "this version runs npx://PACKAGE, uvx://PACKAGE, names in servers.toml, and commands after --",
+            "this version runs npx://PACKAGE, uvx://PACKAGE, http(s)://URL, names in servers.toml, and commands after --",
         ));
     }
     let path = environment.checked_home()?.servers_toml();

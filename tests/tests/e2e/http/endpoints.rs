@@ -4,7 +4,7 @@ use super::{Elsewhere, NAME, Record, bridge, calling, crash, end, nothing_left, 
 use crate::fixture::{call_text, only_row, refused, wait_until};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use thv_e2e::http::Request;
+use thv_e2e::http::{Http, Request};
 use thv_e2e::{Detached, Home, Result, STOP_BOUND, ensure, need_part};
 
 #[test]
@@ -19,6 +19,8 @@ fn a_url_is_a_workload_like_any_other() -> Result {
         let row = only_row(home)?;
         assert_eq!((&row["remote"], &row["runtime"]), (&json!(true), &json!("remote")));
         assert_eq!(row["transport_type"], "streamable-http");
+        // What stands in the query may be a credential.
+        assert_eq!(row["package"], format!("http://127.0.0.1:{}/api/v1/mcp", elsewhere.port));
         assert_eq!((&row["url"], &row["status"]), (&json!(first.url), &json!("running")));
 
         let mut live = bridge(home)?;
@@ -45,8 +47,10 @@ fn a_url_is_a_workload_like_any_other() -> Result {
         assert_eq!(paths.last().map(String::as_str), Some("/api/v1/mcp/below?tenant=7&a=1"));
 
         // A redirect to what is behind the endpoint is ours to follow, one to anything beside it is not.
+        let by_name = format!("http://localhost:{}/api/v1/mcp/x", elsewhere.port);
         for (location, status, ours) in [
             ("/api/v1/mcp", 307, Some("/mcp")),
+            (&*by_name, 307, Some("/mcp/x")),
             ("http://SELF/api/v1/mcp/x?y", 307, Some("/mcp/x?y")),
             ("/api/v1/admin", 502, None),
             ("../../secret", 502, None),
@@ -93,6 +97,13 @@ fn a_url_of_the_older_transport_is_one_as_well() -> Result {
         for path in ["/sse", "/message?sessionId=1"] {
             assert_eq!(Request::new("GET", path, first.port).send()?.status, 401, "{path}");
         }
+        // A stop ends an open stream in all form, and does not wait until it is cut off.
+        let mut stream = Http::open(first.port)?;
+        stream.send(&Request::new("GET", "/sse", first.port).key(&home.key(NAME)?).bytes());
+        stream.read_through("event: endpoint")?;
+        home.thv(["stop", NAME]).output()?.expect(0)?;
+        stream.read_through("\r\n0\r\n\r\n")?;
+        home.thv(["start", NAME]).output()?.expect(0)?;
         home.thv(["rm", NAME]).output()?.expect(0)?;
         drop(elsewhere);
         nothing_left(home, &python)
@@ -188,6 +199,11 @@ fn what_cannot_be_a_server_is_refused_before_anything_is_made() -> Result {
             (&["--transport", "stdio", &url], 2),
             (&["--target-port", "4000", &url], 2),
             (&["-e", "A=b", &url], 2),
+            (&["--max-sessions", "3", &url], 2),
+            (&["--session-ttl", "5m", &url], 2),
+            (&["--shared-key-auth", "--no-upstream-key", &url], 2),
+            (&["--max-sessions", "3", "--transport", "streamable-http", "--", "true"], 2),
+            (&["--session-ttl", "5m", "--transport", "sse", "--", "true"], 2),
             (&["--remote-header", "Host=x", &url], 6),
             (&["--remote-header", "X-ToolHive-Auth=x", &url], 6),
             (&["--remote-header", "Mcp-Session-Id=x", &url], 6),
