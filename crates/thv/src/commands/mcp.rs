@@ -157,30 +157,68 @@ fn with(
     outcome
 }
 
+/// What became of a request.
+enum Answer {
+    Result(Value),
+    Error(Value),
+}
+
 /// One MCP session over the bridge, a request at a time.
 struct Session {
     lines: Lines<BufReader<tokio::io::ReadHalf<DuplexStream>>>,
     input: tokio::io::WriteHalf<DuplexStream>,
     last: u64,
+    /// What the era without sessions wants beside the parameters of each request.
+    meta: Option<Value>,
 }
 
 impl Session {
     fn new(stream: DuplexStream) -> Self {
         let (output, input) = tokio::io::split(stream);
-        Self { lines: BufReader::new(output).lines(), input, last: 0 }
+        Self { lines: BufReader::new(output).lines(), input, last: 0, meta: None }
     }
 
+    /// Begins a session. A server that declines may be of the era that has none; if it is not, what it said first is
+    /// what a person should hear.
     async fn begin(&mut self) -> Outcome {
         let client = json!({ "name": "thv", "version": env!("CARGO_PKG_VERSION") });
         let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client });
-        self.ask("initialize", params).await?;
-        self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await
+        let Answer::Error(error) = self.exchange("initialize", params).await? else {
+            return self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
+        };
+        // The bridge's own errors say that nobody was asked.
+        if !error.pointer("/data/reason").is_none_or(|reason| reason == "upstream_http") {
+            return Err(refused("initialize", &error));
+        }
+        self.meta = Some(json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": client,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }));
+        match self.exchange("server/discover", json!({})).await? {
+            Answer::Result(_) => Ok(()),
+            Answer::Error(_) => Err(refused("initialize", &error)),
+        }
     }
 
     /// Sends a request and waits for its result.
     async fn ask(&mut self, method: &str, params: Value) -> Outcome<Value> {
+        match self.exchange(method, params).await? {
+            Answer::Result(result) if result.get("resultType") == Some(&json!("input_required")) => Err(
+                Failure::new(Exit::Failed, format!("{method} asks for input, which nobody here can give"))
+                    .hint("call it from an AI client"),
+            ),
+            Answer::Result(result) => Ok(result),
+            Answer::Error(error) => Err(refused(method, &error)),
+        }
+    }
+
+    async fn exchange(&mut self, method: &str, mut params: Value) -> Outcome<Answer> {
         self.last += 1;
         let id = self.last;
+        if let Some(meta) = &self.meta {
+            params["_meta"] = meta.clone();
+        }
         self.say(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })).await?;
         loop {
             let line = self.lines.next_line().await.map_err(|error| broken(&error))?;
@@ -189,10 +227,10 @@ impl Session {
             if message.get("method").is_some() {
                 self.decline(&message).await?;
             } else if message.get("id") == Some(&json!(id)) {
-                return match message.get("error") {
-                    Some(error) => Err(refused(method, error)),
-                    None => Ok(message.get_mut("result").map(Value::take).unwrap_or_default()),
-                };
+                return Ok(match message.get("error") {
+                    Some(error) => Answer::Error(error.clone()),
+                    None => Answer::Result(message.get_mut("result").map(Value::take).unwrap_or_default()),
+                });
             }
         }
     }

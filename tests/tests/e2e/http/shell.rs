@@ -89,6 +89,21 @@ fn without_a_home_of_its_own_an_entry_has_no_variables() -> Result {
 }
 
 #[test]
+fn a_server_of_the_newest_era_alone_can_be_tried_too() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        Detached::of(guarding(home, &python, &[], &["--modern"]).output()?)?;
+        let mcp = |args: &[&str]| home.thv(["mcp"]).args(args).output();
+        let text = mcp(&["list", "tools", NAME])?.expect(0)?;
+        ensure!(text.stdout.starts_with("echo  Tries"), "{text:?}");
+        let call = mcp(&["call", NAME, "echo", "--args", r#"{"text":"new"}"#])?.expect(0)?;
+        assert_eq!((call.stdout.as_str(), call.stderr.as_str()), ("new\n", ""));
+        refused(home.thv(["mcp", "list", "prompts", NAME]), 1, &["-32601", "prompts/list"])?;
+        home.thv(["rm", NAME]).output()?.expect(0).map(drop)
+    })
+}
+
+#[test]
 fn tools_are_listed_and_called_as_data() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
