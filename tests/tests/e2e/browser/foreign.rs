@@ -125,6 +125,7 @@ fn a_page_of_a_foreign_origin_gets_nowhere() -> Result {
         Door::run(&home, "locked", &["--shared-key-auth"], &Server::Demo)?,
         Door::run(&home, "open", &[], &Server::Demo)?,
         Door::run(&home, "http", &[], &Server::Http(&everything))?,
+        Door::run(&home, "http-locked", &["--shared-key-auth"], &Server::Http(&everything))?,
     ];
     let room = Room::open(ATTEMPTS)?;
     let origin = |host: &str| format!("http://{host}:{}", room.port());
@@ -140,6 +141,8 @@ fn a_page_of_a_foreign_origin_gets_nowhere() -> Result {
         for door in &mut doors {
             // Browsers lead 0.0.0.0 to loopback, and say nothing of the page then; nor for a name pointed here.
             let hosts: &[&str] = match (from, door.is_locked()) {
+                // The guard is the same in front of any server.
+                (FOREIGN, true) if door.speaks_http() => &["127.0.0.1"],
                 (FOREIGN, true) => &["127.0.0.1", "localhost", "0.0.0.0", FOREIGN],
                 (FOREIGN, false) => &["127.0.0.1", "0.0.0.0"],
                 // Where no key stands behind the guard.

@@ -90,6 +90,10 @@ impl<'home> Door<'home> {
         self.supervisor.port()
     }
 
+    fn speaks_http(&self) -> bool {
+        self.record.ends_with("server.log")
+    }
+
     fn is_locked(&self) -> bool {
         self.key.is_some()
     }
@@ -114,8 +118,7 @@ impl<'home> Door<'home> {
     fn recorded(&self) -> Result<Vec<String>> {
         let text = std::fs::read_to_string(&self.record)?;
         // The server that speaks HTTP says more than that.
-        let speaks_http = self.record.ends_with("server.log");
-        let reached = |line: &&str| !speaks_http || line.contains("Received");
+        let reached = |line: &&str| !self.speaks_http() || line.contains("Received");
         Ok(text.lines().filter(reached).map(str::to_owned).collect())
     }
 
