@@ -6,6 +6,7 @@ use std::io;
 use serde_json::{Value, json};
 use thv_bridge::Options;
 use thv_keygen::Name;
+use thv_wire::code::Reason;
 use thv_workload::registry;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines};
 
@@ -186,8 +187,9 @@ impl Session {
         let Answer::Error(error) = self.exchange("initialize", params).await? else {
             return self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
         };
-        // The bridge's own errors say that nobody was asked.
-        if !error.pointer("/data/reason").is_none_or(|reason| reason == "upstream_http") {
+        // Most of the bridge's own errors say that no server has answered.
+        let code = error.get("code").and_then(Value::as_i64);
+        if code.is_some_and(|code| (-33007..=-33001).contains(&code) && code != Reason::UpstreamHttp.code()) {
             return Err(refused("initialize", &error));
         }
         self.meta = Some(json!({

@@ -69,7 +69,7 @@ impl Owner {
 
 #[cfg(not(target_os = "linux"))]
 impl Owner {
-    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "elsewhere it can fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
     pub fn check(&self, _addr: SocketAddr, _guardian: ProcessRef) -> Result<(), ConnectError> {
         Ok(())
     }
