@@ -181,6 +181,16 @@ impl StatusFile {
         Ok(registry::save_status(&self.home, &self.name, &self.status)?)
     }
 
+    /// Says what is wrong with the server, if anything is.
+    fn show_server(&mut self, trouble: Option<String>) -> Result<(), SupervisorError> {
+        let state = if trouble.is_some() { State::Unhealthy } else { State::Running };
+        let context = trouble.unwrap_or_default();
+        if self.status.status == state && self.status.status_context == context {
+            return Ok(());
+        }
+        self.update(|status| (status.status, status.status_context) = (state, context))
+    }
+
     /// The status as last written.
     #[must_use]
     pub fn status(&self) -> &Status {
@@ -253,18 +263,9 @@ async fn show_trouble(trouble: Option<watch::Receiver<Option<String>>>, file: &M
     let Some(mut trouble) = trouble else { return std::future::pending().await };
     loop {
         let now = trouble.borrow_and_update().clone();
-        let (state, context) = match now {
-            Some(what) => (State::Unhealthy, what),
-            None => (State::Running, String::new()),
-        };
-        let mut file = lock(file);
-        if (file.status().status, &file.status().status_context) != (state, &context) {
-            let update = file.update(|status| (status.status, status.status_context) = (state, context));
-            if let Err(error) = update {
-                tracing::warn!(%error, "the status file does not show how the server is");
-            }
+        if let Err(error) = lock(file).show_server(now) {
+            tracing::warn!(%error, "the status file does not show how the server is");
         }
-        drop(file);
         if trouble.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -111,9 +111,8 @@ impl<C: Connect> Forward<C> {
                 if is_get {
                     let mut ending = self.0.ending.subscribe();
                     answer = answer.until(Box::pin(async move {
-                        let told = ending.wait_for(|ending| *ending).await.is_ok();
-                        if !told {
-                            std::future::pending().await
+                        if ending.wait_for(|ending| *ending).await.is_err() {
+                            std::future::pending::<()>().await;
                         }
                     }));
                 }

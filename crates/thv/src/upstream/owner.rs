@@ -110,10 +110,7 @@ pub fn somebody(_addr: SocketAddr) -> Option<ConnectError> {
 /// Fails if somebody has the port that a server is to be told to listen on, and says who. A server that is started all
 /// the same would end, or wait, while requests meet the other one.
 pub fn vacant(port: u16) -> io::Result<()> {
-    let taken = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
-    };
+    let Err(taken) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else { return Ok(()) };
     if taken.kind() != io::ErrorKind::AddrInUse {
         return Err(io::Error::new(taken.kind(), format!("port {port} cannot be listened on: {taken}")));
     }

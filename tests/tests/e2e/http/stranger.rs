@@ -114,7 +114,7 @@ impl Slow {
     }
 
     fn listen(&self) -> Result {
-        Ok(std::fs::write(&self.go, "")?)
+        Ok(std::fs::File::create(&self.go).map(drop)?)
     }
 
     fn reset(&self) -> Result {
