@@ -189,10 +189,10 @@ mod tests {
                 }
             };
             let sessions = with(&|config| (of(config), config.max_sessions = Some(1)).1);
-            let ttl = with(&|config| (of(config), config.session_ttl = Some(60)).1);
+            let ttl = with(&|config| (of(config), config.session_ttl = Some(Duration::from_secs(60))).1);
             assert_eq!((sessions, ttl), (Err(Exit::Usage), Err(Exit::Usage)));
         }
-        let stdio = RunConfig { max_sessions: Some(1), session_ttl: Some(60), ..RunConfig::default() };
+        let stdio = RunConfig { max_sessions: Some(1), session_ttl: Some(Duration::from_secs(60)), ..RunConfig::default() };
         check(&stdio).unwrap();
         let headers = |name: &str, value: &str| {
             let fields = BTreeMap::from([(name.to_owned(), value.to_owned())]);
