@@ -177,6 +177,12 @@ fn peek_one(text: &str) -> Result<Peek<'_>, PeekError> {
         None => None,
     };
     let Members { id: id_json, params, result, error, .. } = members;
+    // As JSON-RPC 1.0 had it, and some servers still do: the other member is there, and says nothing.
+    let (result, error) = match (result, error) {
+        (Some(result), Some(error)) if error.get() == "null" => (Some(result), None),
+        (Some(result), Some(error)) if result.get() == "null" => (None, Some(error)),
+        one_or_both => one_or_both,
+    };
     let (kind, method) = match (members.method, result.or(error)) {
         (Some(_), Some(_)) => return refuse("both a request and a response"),
         (None, None) => return refuse("neither a request nor a response"),
@@ -396,6 +402,17 @@ mod tests {
         ] {
             assert!(matches!(refused(text), PeekError::NotJsonRpc(_)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_null_beside_the_answer_is_none() {
+        let result = one(r#"{"jsonrpc":"2.0","id":1,"result":{"a":1.0},"error":null}"#);
+        assert_eq!((result.kind, result.result.map(RawValue::get)), (Kind::Response, Some(r#"{"a":1.0}"#)));
+        assert!(result.error.is_none());
+        let error = one(r#"{"jsonrpc":"2.0","id":1,"result":null,"error":{"code":1,"message":"x"}}"#);
+        assert!(error.result.is_none() && error.error.is_some());
+        let null = one(r#"{"jsonrpc":"2.0","id":1,"result":null,"error":null}"#);
+        assert!(null.result.is_some() && null.error.is_none());
     }
 
     #[test]
