@@ -16,11 +16,15 @@ use crate::splice::members;
 #[error("`{0}` of the request cannot be the value of a header")]
 pub struct NoHeader(HeaderName);
 
+/// What a request about a task names.
+const TASK_ID: &str = "taskId";
+
 /// The member of `params` that `Mcp-Name` repeats, for the methods that have one.
 pub fn name_member(method: &str) -> Option<&'static str> {
     match method {
         "tools/call" | "prompts/get" => Some("name"),
         "resources/read" => Some("uri"),
+        "tasks/get" | "tasks/update" | "tasks/cancel" => Some(TASK_ID),
         _ => None,
     }
 }
@@ -63,9 +67,7 @@ pub fn check(headers: &HeaderMap, message: &Peek<'_>, envelope: &Envelope<'_>) -
     same(&header::PROTOCOL_VERSION, &envelope.protocol_version)?;
     same(&header::METHOD, message.method.as_deref().unwrap_or_default())?;
 
-    if name_member(message.method.as_deref().unwrap_or_default()).is_none() {
-        return Ok(());
-    }
+    let Some(member) = name_member(message.method.as_deref().unwrap_or_default()) else { return Ok(()) };
     let name = &header::NAME;
     match (once(headers, name)?, self::name(message)) {
         (Some(sent), Some(body)) => match value::decode(sent) {
@@ -73,6 +75,8 @@ pub fn check(headers: &HeaderMap, message: &Peek<'_>, envelope: &Envelope<'_>) -
             Ok(decoded) => Err(differs(name, &decoded, &body)),
             Err(error) => Err(Mismatch(format!("{name}: {error}"))),
         },
+        // Tasks are an extension (SEP-2663), whose clients may not know of it.
+        (None, Some(_)) if member == TASK_ID => Ok(()),
         (None, Some(_)) => Err(Mismatch(format!("{name} is missing"))),
         (Some(_), None) => Err(Mismatch(format!("{name} is there, but the body names nothing"))),
         // The server says what it thinks of a request without a name.
@@ -188,6 +192,19 @@ mod tests {
     }
 
     #[test]
+    fn a_task_is_named_by_its_id_and_need_not_be() {
+        for method in ["tasks/get", "tasks/update", "tasks/cancel"] {
+            let text = body(method, json!({"taskId": "t-1", "name": "x"}));
+            let mut headers = derived(&text);
+            assert_eq!(headers["mcp-name"], "t-1", "{method}");
+            headers.insert("mcp-name", HeaderValue::from_static("t-2"));
+            assert!(checked(&headers, &text).is_err(), "{method}");
+            headers.remove("mcp-name");
+            assert_eq!(checked(&headers, &text), Ok(()), "{method}");
+        }
+    }
+
+    #[test]
     fn a_method_that_no_header_can_carry() {
         for method in ["tools/\n", " x", "größe"] {
             let error =
@@ -200,6 +217,7 @@ mod tests {
         #[test]
         fn what_is_derived_matches(name in any::<String>(), method in prop_oneof![
             Just("tools/call"), Just("prompts/get"), Just("resources/read"), Just("server/discover"),
+            Just("tasks/get"), Just("tasks/update"), Just("tasks/cancel"),
         ]) {
             let member = name_member(method).unwrap_or("name");
             let text = body(method, json!({member: name}));
