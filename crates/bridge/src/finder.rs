@@ -50,6 +50,20 @@ impl Route {
         };
         Ok(Self { generation, addr, name, key, host, uri, transport, auth })
     }
+
+    /// Whether the target is where this leads.
+    fn leads_to(&self, target: &Target) -> bool {
+        let same_key = match (&self.key, &target.key) {
+            (None, None) => true,
+            (Some(ours), Some(theirs)) => ours.ct_eq(theirs),
+            _ => false,
+        };
+        same_key
+            && self.addr == target.addr
+            && self.uri == *target.path
+            && self.transport == target.transport
+            && self.name == target.name
+    }
 }
 
 /// [`Locate`] behind a pointer, so that nothing else here is generic over it.
@@ -72,6 +86,9 @@ pub(crate) struct Finder {
     /// lock, read without it.
     is_known: AtomicBool,
     sse: AtomicBool,
+    /// How often it was asked whether a route still holds, and which of these questions was answered last.
+    looks: AtomicU64,
+    confirmed: AtomicU64,
     latest: Mutex<Option<Result<Arc<Route>, LocateError>>>,
 }
 
@@ -82,6 +99,8 @@ impl Finder {
             answers: AtomicU64::new(0),
             is_known: AtomicBool::new(false),
             sse: AtomicBool::new(false),
+            looks: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
             latest: Mutex::new(None),
         }
     }
@@ -137,6 +156,35 @@ impl Finder {
             tracing::debug!(reason = error.reason.as_str(), "looked for in vain");
             return Err(error.clone());
         }
+        self.settle(&mut latest, why, found)
+    }
+
+    /// The route as somebody says it is who was asked after this was called. The same route stays the same: those who
+    /// are connected by it stay so. Nobody is asked to start the workload.
+    pub(crate) async fn confirm(&self) -> Result<Arc<Route>, LocateError> {
+        let before = self.looks.load(Ordering::Acquire);
+        let mut latest = self.latest.lock().await;
+        if self.confirmed.load(Ordering::Acquire) > before
+            && let Some(Ok(route)) = &*latest
+        {
+            return Ok(route.clone());
+        }
+        let number = self.looks.fetch_add(1, Ordering::AcqRel) + 1;
+        let target = self.locate.ask(Why::Look).await?;
+        self.confirmed.store(number, Ordering::Release);
+        match &*latest {
+            Some(Ok(route)) if route.leads_to(&target) => Ok(route.clone()),
+            _ => self.settle(&mut latest, Why::Look, Ok(target)),
+        }
+    }
+
+    /// This is the latest answer.
+    fn settle(
+        &self,
+        latest: &mut Option<Result<Arc<Route>, LocateError>>,
+        why: Why,
+        found: Result<Target, LocateError>,
+    ) -> Result<Arc<Route>, LocateError> {
         let generation = self.generation() + 1;
         let answer = found.and_then(|target| Route::new(target, generation)).map(Arc::new);
         match &answer {
@@ -236,6 +284,22 @@ mod tests {
         finder.ask(Why::Look, seen).await.unwrap();
         assert_eq!(finder.ask(Why::Unreachable, seen).await.unwrap().addr.port(), 3);
         assert_eq!(*asked.lock().unwrap(), [Why::Start, Why::Look, Why::Unreachable, Why::Look]);
+    }
+
+    #[tokio::test]
+    async fn a_route_that_holds_stays_the_same_and_is_confirmed_once_for_those_who_wait() {
+        let answers = [1, 1, 1, 2].map(|port| Ok(Target { key: None, ..target(port) }));
+        let (finder, asked) = finder(answers.into());
+        let first = finder.route().await.unwrap();
+        // The first question was put before the second and third came: those share another one.
+        let (a, b, c) = tokio::join!(finder.confirm(), finder.confirm(), finder.confirm());
+        for route in [a, b, c] {
+            assert!(Arc::ptr_eq(&route.unwrap(), &first));
+        }
+        assert_eq!(*asked.lock().unwrap(), [Why::Start, Why::Look, Why::Look]);
+        let moved = finder.confirm().await.unwrap();
+        assert_eq!((moved.addr.port(), moved.generation), (2, finder.generation()));
+        assert!(moved.generation > first.generation);
     }
 
     #[tokio::test]

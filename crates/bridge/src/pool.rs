@@ -150,9 +150,18 @@ impl Pool {
     }
 
     /// Makes a connection before there is a request, for the first one to find.
+    ///
+    /// The workload is started for it as for a client that is about to speak, once. When that answer does not hold, as
+    /// of a supervisor that is just being ended, nobody waits who would have it started again.
     pub(crate) async fn warm_up(&self) {
         let _turn = self.dialing.acquire().await;
-        match self.connect(Effort::Follow).await {
+        let conn = async {
+            let before = self.finder.generation();
+            let route = self.finder.route().await?;
+            let is_news = route.generation > before;
+            self.connect_on(route, is_news, Effort::Look).await
+        };
+        match conn.await {
             Ok(conn) => self.give_back(conn),
             Err(error) => tracing::debug!(%error, "no connection yet"),
         }
@@ -187,15 +196,27 @@ impl Pool {
     }
 
     async fn connect(&self, effort: Effort) -> Result<Conn, Failure> {
-        let ask = |why, seen| self.finder.ask(effort.why(why), seen);
-        let mut route = match effort {
+        let before = self.finder.generation();
+        let route = match effort {
             Effort::Follow => self.finder.route().await?,
             Effort::Look => match self.finder.known().await {
                 Some(route) => route,
-                None => ask(Why::Look, self.finder.generation()).await?,
+                None => self.finder.ask(Why::Look, before).await?,
             },
             Effort::Stay => self.finder.known().await.ok_or(Failure::Withdrawn)?,
         };
+        let is_news = route.generation > before;
+        self.connect_on(route, is_news, effort).await
+    }
+
+    /// Connects by this route, or by those that are named instead. `is_news` says that it was named just now.
+    async fn connect_on(
+        &self,
+        mut route: Arc<Route>,
+        mut is_news: bool,
+        effort: Effort,
+    ) -> Result<Conn, Failure> {
+        let ask = |why, seen| self.finder.ask(effort.why(why), seen);
         let mut reread = false;
         let max_asked = match effort {
             Effort::Follow => MAX_ASKED,
@@ -208,6 +229,17 @@ impl Pool {
         let mut attempts = 0;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
+            // No proof would tell a stranger at its port from the workload: that it lives is asked each time.
+            if route.key.is_none() && !std::mem::take(&mut is_news) {
+                match self.finder.confirm().await {
+                    Ok(found) => route = found,
+                    Err(error) if asked == max_asked || effort != Effort::Follow => return Err(error.into()),
+                    Err(_) => {
+                        asked += 1;
+                        route = ask(Why::Unreachable, route.generation).await?;
+                    }
+                }
+            }
             let stranger = |why| Failure::Stranger { name: route.name.clone(), addr: route.addr, why };
             let failure = match dial(&route).await {
                 Ok(stream) => {
@@ -216,6 +248,7 @@ impl Pool {
                 Err(DialError::UnknownKey) if !reread => {
                     reread = true;
                     route = ask(Why::Refused, route.generation).await?;
+                    is_news = true;
                     continue;
                 }
                 Err(DialError::UnknownKey) => return Err(stranger("it does not know the key")),
@@ -227,6 +260,7 @@ impl Pool {
                     if asked < max_asked {
                         asked = max_asked;
                         route = ask(Why::Unreachable, route.generation).await?;
+                        is_news = true;
                     }
                     if route.addr == avoided {
                         return Err(failure);
@@ -244,6 +278,7 @@ impl Pool {
                 attempts = 0;
                 backoff.reset();
                 route = ask(Why::Unreachable, route.generation).await?;
+                is_news = true;
             } else {
                 return Err(failure);
             }

@@ -5,6 +5,7 @@ mod failures;
 mod http_sse;
 mod model;
 mod modern;
+mod open;
 mod pressure;
 mod proof;
 mod recovery;

@@ -238,7 +238,8 @@ async fn one_that_does_not_know_the_key_is_asked_once_more_with_the_key_read_aga
     let stranger = Stranger::start(|_| b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
     let (before, after) = (target(stranger.addr, &old), target(stranger.addr, &new));
     let mut client = Client::with(Options::default(), move |why, _| match why {
-        Why::Refused => Ok(after.clone()),
+        // A look is what the connection that is made ahead asks for.
+        Why::Refused | Why::Look => Ok(after.clone()),
         _ => Ok(before.clone()),
     });
     let answer = client.call(1, "initialize", json!({})).await;
@@ -256,11 +257,13 @@ async fn a_server_that_does_not_know_the_old_key_gets_the_new_one() {
     let stale = Target { key: Some(SharedKey::generate().unwrap()), ..server.target() };
     let fresh = server.target();
     let mut client = Client::with(Options::default(), move |why, _| match why {
-        Why::Refused => Ok(fresh.clone()),
+        Why::Refused | Why::Look => Ok(fresh.clone()),
         _ => Ok(stale.clone()),
     });
     client.call(1, "work", json!({})).await;
-    assert_eq!(client.asked(), [Why::Start, Why::Refused]);
+    // The connection that is made ahead may have found out; it only looks.
+    let asked = client.asked();
+    assert!(asked == [Why::Start, Why::Refused] || asked == [Why::Start, Why::Look], "{asked:?}");
 }
 
 #[tokio::test]

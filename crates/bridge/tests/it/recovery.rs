@@ -392,6 +392,23 @@ async fn a_server_that_ends_each_stream_without_a_word_is_not_overrun() {
     assert_eq!(failure(&client.end().await[0]), (-33007, "shutting_down"));
 }
 
+/// Found as a workload that came back after its supervisor was told to end: nobody had asked for anything.
+#[tokio::test]
+async fn regression_a_connection_made_ahead_has_the_workload_started_at_most_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut target = Server::start(usual).await.target();
+    target.addr = listener.local_addr().unwrap();
+    let client = Client::with(Options::default(), move |_, _| Ok(target.clone()));
+    for _ in 0..2 {
+        drop(crate::soon(listener.accept()).await.unwrap());
+    }
+    // A third would come at once.
+    let third = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+    assert!(third.is_err(), "{third:?}");
+    assert_eq!(client.asked(), [Why::Start, Why::Look]);
+    assert!(client.end().await.is_empty());
+}
+
 /// The relay makes a connection ahead; the first request may come before that is ready.
 #[tokio::test]
 async fn a_connection_made_ahead_and_the_first_request_ask_once() {
