@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thv_wire::message::Id;
 
+use crate::session::Session;
+
 /// How many questions are remembered. Beyond that the oldest is forgotten, and its answer passed on as it comes.
 const MAX: usize = 1024;
 
@@ -20,9 +22,36 @@ pub(crate) struct Asked(Mutex<Questions>);
 
 #[derive(Default)]
 struct Questions {
-    /// Oldest first, each with the life of its session.
-    open: Vec<(Id, u64)>,
+    /// Oldest first.
+    open: Vec<Question>,
     life: u64,
+    /// The session that the client begins, as far as the head of the reply tells, until its answer has come.
+    beginning: Option<Session>,
+}
+
+struct Question {
+    id: Id,
+    /// Of its session.
+    life: u64,
+    /// The server has taken it back. The client may answer it all the same, if it has no other to answer.
+    cancelled: bool,
+}
+
+impl Questions {
+    /// The one of that id that the client answers next.
+    fn find(&self, id: &Id) -> Option<usize> {
+        let find = |cancelled| self.open.iter().position(|one| one.id == *id && one.cancelled == cancelled);
+        find(false).or_else(|| find(true))
+    }
+}
+
+/// The client begins a session until this is dropped.
+pub(crate) struct Beginning<'a>(&'a Asked);
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        self.0.questions().beginning = None;
+    }
 }
 
 impl Asked {
@@ -42,20 +71,41 @@ impl Asked {
         questions.life
     }
 
+    /// The client begins this session. A server may ask before it says that it has begun (MCP, `basic/lifecycle`: pings).
+    pub(crate) fn begin(&self, session: Session) -> Beginning<'_> {
+        self.questions().beginning = Some(session);
+        Beginning(self)
+    }
+
+    /// The session that asked this, if it is only just being begun.
+    pub(crate) fn early(&self, id: &Id) -> Option<Session> {
+        let questions = self.questions();
+        let life = questions.open[questions.find(id)?].life;
+        questions.beginning.clone().filter(|session| session.life == life)
+    }
+
     /// A server asks, in a session of that life.
     pub(crate) fn note(&self, id: Id, life: u64) {
         let mut questions = self.questions();
         if questions.open.len() == MAX {
             questions.open.remove(0);
         }
-        questions.open.push((id, life));
+        questions.open.push(Question { id, life, cancelled: false });
+    }
+
+    /// A server takes a question back that it asked in a session of that life. Nobody need answer it.
+    pub(crate) fn cancel(&self, id: &Id, life: u64) {
+        let mut questions = self.questions();
+        for one in questions.open.iter_mut().filter(|one| one.id == *id && one.life == life) {
+            one.cancelled = true;
+        }
     }
 
     /// The client answers: the life of the session that asked, if that is known.
     pub(crate) fn take(&self, id: &Id) -> Option<u64> {
         let mut questions = self.questions();
-        let at = questions.open.iter().position(|(known, _)| known == id)?;
-        Some(questions.open.remove(at).1)
+        let at = questions.find(id)?;
+        Some(questions.open.remove(at).life)
     }
 }
 
@@ -72,6 +122,30 @@ mod tests {
         asked.note(id.clone(), next);
         assert_eq!((asked.take(&id), asked.take(&id), asked.take(&id)), (Some(0), Some(1), None));
         assert_eq!(asked.life(), next);
+    }
+
+    #[test]
+    fn what_was_taken_back_is_answered_only_if_there_is_nothing_else_to_answer() {
+        let asked = Asked::default();
+        let id = Id::number(0);
+        asked.note(id.clone(), 0);
+        asked.note(id.clone(), 1);
+        asked.cancel(&id, 2);
+        asked.cancel(&id, 0);
+        assert_eq!((asked.take(&id), asked.take(&id), asked.take(&id)), (Some(1), Some(0), None));
+    }
+
+    #[test]
+    fn what_is_asked_in_a_session_that_is_being_begun_is_known_until_that_has_begun() {
+        let asked = Asked::default();
+        let (old, new) = (Id::number(0), Id::number(1));
+        asked.note(old.clone(), 0);
+        asked.note(new.clone(), 1);
+        let session = Session { life: 1, ..Session::default() };
+        let beginning = asked.begin(session.clone());
+        assert_eq!((asked.early(&old), asked.early(&new)), (None, Some(session)));
+        drop(beginning);
+        assert_eq!(asked.early(&new), None);
     }
 
     #[test]

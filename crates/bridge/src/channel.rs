@@ -63,6 +63,11 @@ impl Channel {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
+    /// Of the session that it is.
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
     /// Whether a connection leads to where the stream came from. If the workload has moved, this is over.
     fn is_at(&self, route: &Route) -> bool {
         if route.addr != self.addr {
@@ -216,7 +221,7 @@ impl Relay {
             return Err(Failure::Http { status, what: "it opened no event stream" });
         }
         let (addr, uri) = (reply.route.addr, reply.route.uri.clone());
-        let mut events = Events::new(reply.body, self.options.max_answer_bytes);
+        let mut events = self.events(reply.body);
         let what = "its event stream does not begin with an endpoint at the same address";
         let endpoint = match events.first().await {
             Next::Endpoint(data) => {
@@ -295,7 +300,7 @@ impl Relay {
 
     async fn accepted(&self, reply: Reply, channel: &Channel) -> Result<(), Failure> {
         let status = reply.status;
-        finish(reply).await;
+        self.finish(reply).await;
         match status {
             status if status.is_success() => Ok(()),
             StatusCode::NOT_FOUND => {
@@ -347,15 +352,14 @@ impl Relay {
                     let initialize = channel.initialize().clone();
                     self.deliver(message, channel.life, initialize.as_deref()).await;
                 }
-                Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
+                Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure, channel.life).await,
                 Next::Endpoint(_) => {}
                 Next::End => return,
             }
         }
     }
-}
-
-/// Reads what is left of a reply to a POST, so that its connection can be used again.
-pub(crate) async fn finish(reply: Reply) {
-    let _ = timeout(LINGER, reply.body.collect(MAX_REPLY)).await;
+    /// Reads what is left of a reply to a POST, so that its connection can be used again.
+    pub(crate) async fn finish(&self, reply: Reply) {
+        let _ = timeout(LINGER, reply.body.collect(MAX_REPLY, &self.room)).await;
+    }
 }

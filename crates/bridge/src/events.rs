@@ -9,12 +9,16 @@ use thv_wire::sse::{EventDecoder, EventError};
 
 use crate::exchange::Body;
 use crate::failure::Failure;
+use crate::room::{Place, Room, SMALL};
 
 /// One event stream, over as many replies as it takes.
 pub(crate) struct Events {
     body: Body,
     decoder: EventDecoder,
     limit: usize,
+    room: Room,
+    /// For what the decoder holds.
+    place: Place,
     last_id: Option<String>,
     retry: Option<Duration>,
     news: bool,
@@ -33,14 +37,24 @@ pub(crate) enum Next {
 }
 
 impl Events {
-    pub(crate) fn new(body: Body, limit: usize) -> Self {
-        Self { body, decoder: EventDecoder::new(limit), limit, last_id: None, retry: None, news: false }
+    pub(crate) fn new(body: Body, limit: usize, room: Room) -> Self {
+        Self {
+            body,
+            decoder: EventDecoder::new(limit),
+            limit,
+            room,
+            place: Place::default(),
+            last_id: None,
+            retry: None,
+            news: false,
+        }
     }
 
     /// Goes on with another reply.
     pub(crate) fn resume(&mut self, body: Body) {
         self.body = body;
         self.decoder = EventDecoder::new(self.limit);
+        self.place = Place::default();
     }
 
     /// Where to resume; nothing if the server never gave an id, or took it back.
@@ -77,6 +91,8 @@ impl Events {
                     self.note_id(event.id);
                     self.retry = event.retry.or(self.retry);
                     let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+                    let data =
+                        if data.len() > SMALL { std::mem::take(&mut self.place).bind(data) } else { data };
                     match event.event.as_deref() {
                         None | Some("message") => return Next::Message(data),
                         Some("endpoint") => return Next::Endpoint(data),
@@ -91,7 +107,10 @@ impl Events {
                 }
                 Some(Err(error)) => tracing::debug!(%error, "event dropped"),
                 None => match self.body.chunk().await {
-                    Ok(Some(bytes)) => self.decoder.push(&bytes),
+                    Ok(Some(bytes)) => {
+                        self.room.fit(&mut self.place, self.decoder.held() + bytes.len()).await;
+                        self.decoder.push(&bytes);
+                    }
                     Ok(None) | Err(_) => return Next::End,
                 },
             }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::failure::Failure;
 use crate::finder::Route;
 use crate::pool::{Conn, Effort, Pool, SendError, unreachable};
+use crate::room::{Place, Room};
 use crate::target::{Transport, Why};
 
 /// How often a request may meet a connection that is closed before a byte of it is written.
@@ -125,8 +126,8 @@ impl Body {
         }
     }
 
-    /// The whole body, up to `limit` bytes.
-    pub(crate) async fn collect(mut self, limit: usize) -> Result<Bytes, Failure> {
+    /// The whole body, up to `limit` bytes, as far as there is room for it.
+    pub(crate) async fn collect(mut self, limit: usize, room: &Room) -> Result<Bytes, Failure> {
         let too_large = |size| Failure::TooLarge { what: "answer", size, limit };
         let expected = self.incoming.size_hint().exact();
         if expected.is_some_and(|size| size > limit as u64) {
@@ -134,10 +135,12 @@ impl Body {
         }
         let mut first = self.chunk().await?.unwrap_or_default();
         let mut all = BytesMut::new();
+        let mut place = Place::default();
         while first.len() + all.len() <= limit {
             let Some(more) = self.chunk().await? else {
-                return Ok(if all.is_empty() { first } else { all.freeze() });
+                return Ok(place.bind(if all.is_empty() { first } else { all.freeze() }));
             };
+            room.fit(&mut place, first.len() + all.len() + more.len()).await;
             if all.is_empty() {
                 all.reserve(expected.map_or(first.len() + more.len(), |size| size as usize));
                 all.extend_from_slice(&std::mem::take(&mut first));

@@ -76,6 +76,14 @@ impl Failure {
         }
     }
 
+    /// The same of another kind of message over the limit.
+    pub(crate) fn of(&self, what: &'static str) -> Self {
+        match self {
+            Self::TooLarge { size, limit, .. } => Self::TooLarge { what, size: *size, limit: *limit },
+            other => other.clone(),
+        }
+    }
+
     /// The JSON-RPC error that answers a request; without an id where the request's could not be read.
     pub(crate) fn answer(&self, id: Option<&Id>) -> Bytes {
         let reason = self.reason();

@@ -9,16 +9,17 @@ use thv_wire::code;
 use thv_wire::lines::{LineDecoder, LineError};
 use thv_wire::message::{Id, Incoming, Kind, Peek, error_response, peek};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::batch::Batch;
 use crate::era::{About, Modern};
 use crate::failure::Failure;
 use crate::gate::{Gate, Opener};
+use crate::job::{Besides, Job, What};
 use crate::ordered::{Item, ItemKind};
 use crate::pending::{Expected, Traits};
 use crate::relay::{Initialize, Relay};
-use crate::request::{Job, What};
 use crate::state::Change;
 use crate::target::Transport;
 
@@ -31,7 +32,6 @@ const OVERHEAD_KIB: usize = 4;
 /// Reads the client's messages.
 pub(crate) struct Intake {
     relay: Arc<Relay>,
-    ordered: mpsc::UnboundedSender<Item>,
     /// In KiB; bounds the memory of all messages under way.
     room: Arc<Semaphore>,
     /// What the next message has to wait for.
@@ -39,10 +39,10 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    pub(crate) fn new(relay: Arc<Relay>, ordered: mpsc::UnboundedSender<Item>) -> Self {
+    pub(crate) fn new(relay: Arc<Relay>) -> Self {
         // The largest message must fit.
         let room = ROOM_KIB.max(cost(relay.options.max_message_bytes));
-        Self { relay, ordered, room: Arc::new(Semaphore::new(room)), gate: Gate::default() }
+        Self { relay, room: Arc::new(Semaphore::new(room)), gate: Gate::default() }
     }
 
     /// Reads until the input ends.
@@ -85,7 +85,7 @@ impl Intake {
                 match (message.kind, message.id) {
                     // The server waits for this answer, and shall not wait for ever.
                     (Some(Kind::Response), Some(id)) => {
-                        self.push(failure.answer(Some(&id)), ItemKind::Response, Some(&id), room);
+                        self.push_answers(failure.answer(Some(&id)), vec![id], room, tasks);
                     }
                     (Some(Kind::Response | Kind::Notification), _) => {
                         tracing::warn!(%failure, "message dropped");
@@ -110,26 +110,42 @@ impl Intake {
             Incoming::One(one) => match (one.kind, one.id.clone()) {
                 (Kind::Request, Some(id)) => self.take_request(line, &one, id, room, tasks),
                 (Kind::Notification, _) if one.is("notifications/initialized") => {
-                    self.push(line.clone(), ItemKind::Initialized, None, room);
+                    let item = self.item(line.clone(), ItemKind::Initialized, true, room);
+                    self.enqueue(item);
                 }
                 (Kind::Notification, _) => self.take_notification(line, &one, room),
-                (_, id) => self.push(line.clone(), ItemKind::Response, id.as_ref(), room),
+                (_, id) => self.push_answers(line.clone(), id.into_iter().collect(), room, tasks),
             },
-            Incoming::Batch(parts) => {
-                let of = |kind| move |seen: &&Peek<'_>| seen.kind == kind;
-                let messages = || parts.iter().map(|(_, seen)| seen);
-                let ids: Vec<(Id, Traits)> = messages()
-                    .filter(of(Kind::Request))
-                    .filter_map(|seen| Some((seen.id.clone()?, in_session(seen))))
-                    .collect();
-                if !ids.is_empty() {
-                    self.request(line.clone(), ids, What::InSession, room, tasks);
-                } else if messages().any(|seen| seen.kind == Kind::Notification) {
-                    self.push(line.clone(), ItemKind::Notification, None, room);
-                } else {
-                    self.push(line.clone(), ItemKind::Response, None, room);
-                }
+            Incoming::Batch(parts) => self.take_batch(line, Batch::of(&parts), room, tasks),
+        }
+    }
+
+    fn take_batch(
+        &mut self,
+        line: &Bytes,
+        batch: Batch,
+        room: OwnedSemaphorePermit,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let Batch { requests, notifies, initializes, cancelled, answered } = batch;
+        let pending = &self.relay.pending;
+        if !requests.is_empty() {
+            let Some(expected) = self.expect(requests) else { return self.refuse_id(room, tasks) };
+            let is_own = |id: &Id| expected.iter().any(|one| one.id == *id);
+            let mut cancels = Vec::new();
+            for id in cancelled {
+                // One that it cancels itself is settled at once: the server hears of both.
+                cancels.extend(pending.withdraw(&id).filter(|_| !is_own(&id)));
             }
+            let any = notifies || !answered.is_empty();
+            let besides = Besides { any, initializes, answers: answered, _cancels: cancels };
+            self.start(line.clone(), expected, What::InSession, besides, room, tasks);
+        } else if notifies {
+            let cancels = cancelled.iter().filter_map(|id| pending.withdraw(id)).collect();
+            let item = self.item(line.clone(), ItemKind::Notification, initializes, room);
+            self.enqueue(Item { cancels, answers: answered, ..item });
+        } else {
+            self.push_answers(line.clone(), answered, room, tasks);
         }
     }
 
@@ -160,7 +176,8 @@ impl Intake {
             }
             None => (What::InSession, in_session(seen)),
         };
-        self.request(line.clone(), vec![(id, traits)], what, room, tasks);
+        let Some(expected) = self.expect(vec![(id, traits)]) else { return self.refuse_id(room, tasks) };
+        self.start(line.clone(), expected, what, Besides::default(), room, tasks);
     }
 
     fn take_notification(&mut self, line: &Bytes, seen: &Peek<'_>, room: OwnedSemaphorePermit) {
@@ -185,71 +202,97 @@ impl Intake {
         };
         match modern.transpose() {
             Ok(modern) => {
-                let item = self.item(line.clone(), ItemKind::Notification, cancelled.as_ref(), room);
-                self.enqueue(Item { modern: modern.map(|modern| modern.headers), ..item });
+                let item = self.item(line.clone(), ItemKind::Notification, false, room);
+                let withdraw = |id: &Id| self.relay.pending.withdraw(id);
+                let cancels = cancelled.as_ref().and_then(withdraw).into_iter().collect();
+                self.enqueue(Item { modern: modern.map(|modern| modern.headers), cancels, ..item });
             }
             Err(error) => tracing::warn!(%error, "notification dropped"),
         }
     }
 
-    /// Starts a request, or a batch with requests in it.
-    fn request(
-        &mut self,
-        body: Bytes,
-        ids: Vec<(Id, Traits)>,
-        what: What,
-        room: OwnedSemaphorePermit,
-        tasks: &mut JoinSet<()>,
-    ) {
+    /// Puts requests on the list of those that are owed an answer; nothing if one of them is on it already.
+    fn expect(&self, ids: Vec<(Id, Traits)>) -> Option<Vec<Expected>> {
         let mut expected = Vec::with_capacity(ids.len());
         for (id, traits) in ids {
             let Some(one) = self.relay.pending.expect(id, traits) else {
-                // Which of the two an answer under that id belongs to could not be told.
-                let taken: Vec<Id> = expected.into_iter().map(|one: Expected| one.id).collect();
-                for id in taken {
-                    self.relay.pending.take(&id);
+                for one in &expected {
+                    self.relay.pending.take_this(one);
                 }
-                let why = "a request of this id still waits for its answer";
-                let answer = error_response(None, code::INVALID_REQUEST, why, None);
-                return self.reply(answer.into(), room, tasks);
+                return None;
             };
             expected.push(one);
         }
+        Some(expected)
+    }
+
+    fn refuse_id(&self, room: OwnedSemaphorePermit, tasks: &mut JoinSet<()>) {
+        // Which of the two an answer under that id belongs to could not be told.
+        let why = "a request of this id still waits for its answer";
+        self.reply(error_response(None, code::INVALID_REQUEST, why, None).into(), room, tasks);
+    }
+
+    /// Starts a request, or a batch with requests in it.
+    fn start(
+        &mut self,
+        body: Bytes,
+        expected: Vec<Expected>,
+        what: What,
+        besides: Besides,
+        room: OwnedSemaphorePermit,
+        tasks: &mut JoinSet<()>,
+    ) {
         let (gate, opens) = match &what {
             // What stands alone waits for nothing.
             What::Alone(_) => (Gate::default(), None),
-            What::InSession => (self.gate.clone(), None),
-            What::Initialize(_) => (self.gate.clone(), Some(self.close_gate())),
+            What::InSession if !besides.initializes => (self.gate.clone(), None),
+            What::InSession | What::Initialize(_) => (self.gate.clone(), Some(self.close_gate())),
         };
-        let job = Job { body, expected, what, gate, opens, _room: room };
+        let job = Job { body, expected, what, gate, opens, besides, _room: room };
         tasks.spawn(Arc::clone(&self.relay).run_request(job));
     }
 
-    /// Queues a message that is sent in order; with the request that it cancels, or the server's that it answers.
-    fn push(&mut self, body: Bytes, kind: ItemKind, about: Option<&Id>, room: OwnedSemaphorePermit) {
-        let item = self.item(body, kind, about, room);
-        self.enqueue(item);
+    /// Queues the client's answers to what the server asked. To a session that is only just being begun they go at once:
+    /// it may wait for them before it says that it has begun, for which all others wait.
+    fn push_answers(
+        &mut self,
+        body: Bytes,
+        answers: Vec<Id>,
+        room: OwnedSemaphorePermit,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let early = answers.first().and_then(|id| self.relay.asked.early(id));
+        let item = self.item(body, ItemKind::Response, false, room);
+        if early.is_some() {
+            let relay = Arc::clone(&self.relay);
+            let item = Item { gate: Gate::default(), answers, early, ..item };
+            tasks.spawn(async move { relay.run_item(item).await });
+        } else {
+            self.enqueue(Item { answers, ..item });
+        }
     }
 
     fn enqueue(&self, item: Item) {
-        // The other end lives as long as this one.
-        let _ = self.ordered.send(item);
+        // The other end lives as long as the relay relays.
+        let _ = self.relay.ordered.send(item);
     }
 
-    fn item(&mut self, body: Bytes, kind: ItemKind, about: Option<&Id>, room: OwnedSemaphorePermit) -> Item {
+    /// A message that is sent in order.
+    fn item(&mut self, body: Bytes, kind: ItemKind, initializes: bool, room: OwnedSemaphorePermit) -> Item {
         let gate = self.gate.clone();
-        let opens = (kind == ItemKind::Initialized).then(|| self.close_gate());
-        let is_response = kind == ItemKind::Response;
+        let opens = initializes.then(|| self.close_gate());
         Item {
             body,
             kind,
             modern: None,
             gate,
             opens,
-            cancels: about.filter(|_| !is_response).and_then(|id| self.relay.pending.withdraw(id)),
-            answers: about.filter(|_| is_response).cloned(),
+            initializes,
+            cancels: Vec::new(),
+            answers: Vec::new(),
+            early: None,
             under_way: self.relay.pending.under_way(),
-            room,
+            room: Some(room),
         }
     }
 

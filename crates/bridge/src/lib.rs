@@ -33,6 +33,7 @@
 
 mod asked;
 mod backoff;
+mod batch;
 mod channel;
 mod dial;
 mod endpoint;
@@ -43,6 +44,7 @@ mod failure;
 mod finder;
 mod gate;
 mod intake;
+mod job;
 mod listener;
 mod modern;
 mod ordered;
@@ -50,9 +52,11 @@ mod outbox;
 mod own;
 mod pending;
 mod pool;
+mod refusal;
 mod relay;
 mod renew;
 mod request;
+mod room;
 mod schemas;
 mod session;
 mod state;
@@ -76,7 +80,7 @@ use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::intake::Intake;
 use crate::pool::{Effort, Pool};
-use crate::relay::Relay;
+use crate::relay::{Queues, Relay};
 use crate::session::Session;
 pub use crate::target::{Locate, LocateError, Target, Transport, Why};
 pub use thv_wire::code::Reason;
@@ -147,8 +151,10 @@ where
     let pool = Arc::new(Pool::new(locate));
     let (outbox, writer) = outbox::channel();
     let (opened, channels) = mpsc::unbounded_channel();
-    let relay = Arc::new(Relay::new(options, Arc::clone(&pool), Channels::new(opened), outbox));
     let (ordered, items) = mpsc::unbounded_channel();
+    let (late, changes) = mpsc::unbounded_channel();
+    let queues = Queues { ordered, late };
+    let relay = Arc::new(Relay::new(options, Arc::clone(&pool), Channels::new(opened), outbox, queues));
 
     let mut tasks = JoinSet::new();
     let warm = Arc::clone(&pool);
@@ -156,10 +162,11 @@ where
     tasks.spawn(Arc::clone(&relay).run_ordered(items));
     tasks.spawn(Arc::clone(&relay).run_channels(channels));
     tasks.spawn(Arc::clone(&relay).run_listener());
+    tasks.spawn(Arc::clone(&relay).run_late(changes));
 
     let mut writing = pin!(writer.run(stdout));
     let mut shutdown = pin!(shutdown);
-    let intake = Intake::new(Arc::clone(&relay), ordered);
+    let intake = Intake::new(Arc::clone(&relay));
     let mut written = None;
     let mut asked_to_end = false;
     let read = tokio::select! {

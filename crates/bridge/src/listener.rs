@@ -91,13 +91,15 @@ impl Relay {
                             events.resume(body);
                             events
                         }
-                        None => stream.insert(Events::new(body, self.options.max_answer_bytes)),
+                        None => stream.insert(self.events(body)),
                     };
                     let since = Instant::now();
                     loop {
                         match events.next().await {
                             Next::Message(message) => self.deliver(message, session.life, None).await,
-                            Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
+                            Next::TooLarge(message, failure) => {
+                                self.fail_skimmed(&message, &failure, session.life).await;
+                            }
                             Next::Endpoint(_) => {}
                             Next::End => break,
                         }

@@ -10,12 +10,12 @@ use thv_wire::sse;
 
 use crate::asked::NO_SESSION;
 use crate::era::{About, Modern};
-use crate::events::{Events, Next};
+use crate::events::Next;
 use crate::exchange::{Call, Reply};
 use crate::failure::Failure;
 use crate::finder::Route;
+use crate::job::Job;
 use crate::relay::Relay;
-use crate::request::Job;
 use crate::session::Session;
 
 impl Relay {
@@ -35,8 +35,8 @@ impl Relay {
                 return if reply.is(sse::MEDIA_TYPE) {
                     self.receive_modern_stream(reply, job, modern).await
                 } else {
-                    let body = reply.body.collect(self.options.max_answer_bytes).await?;
-                    self.deliver_or_adopt(self.fit(body, job, modern), job, NO_SESSION, None).await;
+                    let body = self.collect(reply).await?;
+                    self.deliver_or_adopt(self.fit(&body, job, modern), job, NO_SESSION, None).await;
                     job.answered_or(Failure::Http { status, what: "no answer in it" })
                 };
             }
@@ -58,15 +58,15 @@ impl Relay {
     }
 
     async fn receive_modern_stream(&self, reply: Reply, job: &Job, modern: &Modern) -> Result<(), Failure> {
-        let mut events = Events::new(reply.body, self.options.max_answer_bytes);
+        let mut events = self.events(reply.body);
         let mut torn_down = false;
         loop {
             match events.next().await {
                 Next::Message(message) => {
                     torn_down |= modern.about == About::Listen && job.is_torn_down_by(&message);
-                    self.deliver(self.fit(message, job, modern), NO_SESSION, None).await;
+                    self.deliver(self.fit(&message, job, modern), NO_SESSION, None).await;
                 }
-                Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
+                Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure, NO_SESSION).await,
                 Next::Endpoint(_) => {}
                 // The server has said so, and an answer to what was cancelled is none (`basic/patterns/cancellation`).
                 Next::End if torn_down => {
@@ -81,9 +81,9 @@ impl Relay {
     }
 
     /// A message of the reply as the client may see it.
-    fn fit(&self, message: Bytes, job: &Job, modern: &Modern) -> Bytes {
+    fn fit(&self, message: &Bytes, job: &Job, modern: &Modern) -> Bytes {
         let asked = job.expected.first().filter(|_| modern.about == About::Tools);
-        asked.and_then(|asked| self.schemas.learn(&message, &asked.id)).unwrap_or(message)
+        asked.and_then(|asked| self.schemas.learn(message, &asked.id)).unwrap_or(message.clone())
     }
 }
 

@@ -10,7 +10,7 @@ use thv_wire::message::Id;
 use thv_wire::sse;
 use tokio::sync::oneshot;
 
-use crate::events::{Events, Next};
+use crate::events::Next;
 use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::pool::Effort;
@@ -120,23 +120,24 @@ impl Relay {
         if !reply.status.is_success() {
             return Err(None);
         }
+        let head = reply.headers.clone();
         if reply.is(sse::MEDIA_TYPE) {
-            let mut events = Events::new(reply.body, self.options.max_answer_bytes);
+            let mut events = self.events(reply.body);
             loop {
                 match events.next().await {
                     Next::Message(message) => self.deliver(message, life, None).await,
-                    Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
+                    Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure, life).await,
                     Next::Endpoint(_) => {}
                     Next::End => return Err(None),
                 }
                 if let Some(answer) = waiting.answered() {
-                    return Ok((reply.headers, answer));
+                    return Ok((head, answer));
                 }
             }
         }
-        let body = reply.body.collect(self.options.max_answer_bytes).await.map_err(|_| None)?;
+        let body = self.collect(reply).await.map_err(|_| None)?;
         self.deliver(body, life, None).await;
-        waiting.answered().map(|answer| (reply.headers, answer)).ok_or(None)
+        waiting.answered().map(|answer| (head, answer)).ok_or(None)
     }
 }
 

@@ -6,21 +6,24 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Method};
 use thv_wire::lines::to_line;
 use thv_wire::message::{Id, Incoming, Kind, Peek, peek};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::Options;
 use crate::asked::Asked;
 use crate::channel::Channels;
 use crate::era::Era;
-use crate::exchange::Call;
+use crate::events::Events;
+use crate::exchange::{Body, Call, Reply};
 use crate::failure::Failure;
+use crate::ordered::Item;
 use crate::outbox::Outbox;
 use crate::own::Own;
 use crate::pending::{Expected, Owed, Pending};
 use crate::pool::{Effort, Pool};
+use crate::room::Room;
 use crate::schemas::Schemas;
 use crate::session::{Session, Sessions};
-use crate::state::Told;
+use crate::state::{Change, Told};
 use crate::target::Transport;
 
 /// The state of one relay.
@@ -36,15 +39,30 @@ pub(crate) struct Relay {
     /// Requests of the server's.
     pub(crate) asked: Asked,
     told: Mutex<Told>,
+    /// What was changed in a session that has, or is about to have, a successor: it may not have heard of it.
+    late: mpsc::UnboundedSender<Late>,
+    /// Messages that are sent in order.
+    pub(crate) ordered: mpsc::UnboundedSender<Item>,
     /// Of the client's last request.
     pub(crate) era: Era,
     /// What the server's tools want to see in headers.
     pub(crate) schemas: Schemas,
     pub(crate) outbox: Outbox,
+    /// For what comes from the server until it is written.
+    pub(crate) room: Room,
     /// One for each request that may be with the server at the same time.
     pub(crate) slots: Semaphore,
     /// The same for those that stay there: they shall not keep others from being answered.
     pub(crate) endless_slots: Semaphore,
+}
+
+/// A change, and the life of the session that confirmed it.
+pub(crate) type Late = (Change, u64);
+
+/// Where messages go that have a task of their own to send them.
+pub(crate) struct Queues {
+    pub(crate) ordered: mpsc::UnboundedSender<Item>,
+    pub(crate) late: mpsc::UnboundedSender<Late>,
 }
 
 /// The client's `initialize`, while its answer is awaited.
@@ -59,7 +77,13 @@ pub(crate) struct Initialize {
 }
 
 impl Relay {
-    pub(crate) fn new(options: Options, pool: Arc<Pool>, channels: Channels, outbox: Outbox) -> Self {
+    pub(crate) fn new(
+        options: Options,
+        pool: Arc<Pool>,
+        channels: Channels,
+        outbox: Outbox,
+        queues: Queues,
+    ) -> Self {
         let slots = || Semaphore::new(options.max_in_flight);
         let (slots, endless_slots) = (slots(), slots());
         Self {
@@ -71,9 +95,12 @@ impl Relay {
             own: Own::default(),
             asked: Asked::default(),
             told: Mutex::default(),
+            late: queues.late,
+            ordered: queues.ordered,
             era: Era::default(),
             schemas: Schemas::default(),
             outbox,
+            room: Room::new(),
             slots,
             endless_slots,
         }
@@ -98,10 +125,20 @@ impl Relay {
         }
     }
 
+    /// The body of a reply that is one answer.
+    pub(crate) async fn collect(&self, reply: Reply) -> Result<Bytes, Failure> {
+        reply.body.collect(self.options.max_answer_bytes, &self.room).await
+    }
+
+    /// The events of a reply that is a stream.
+    pub(crate) fn events(&self, body: Body) -> Events {
+        Events::new(body, self.options.max_answer_bytes, self.room.clone())
+    }
+
     /// Answers the request of this id in the server's stead, if it still waits.
     pub(crate) async fn fail(&self, id: &Id, failure: &Failure) {
         tracing::debug!(%failure, "request failed");
-        self.settle(id, failure.answer(Some(id)), false).await;
+        self.settle(id, failure.answer(Some(id)), None).await;
     }
 
     /// Answers this very request, if it still waits, with an error.
@@ -113,19 +150,32 @@ impl Relay {
         }
     }
 
-    async fn settle(&self, id: &Id, line: Bytes, succeeded: bool) {
+    /// `done` is the life of the session in which it succeeded.
+    async fn settle(&self, id: &Id, line: Bytes, done: Option<u64>) {
         if let Some(slot) = self.outbox.reserve(line.len()).await
             && let Some(owed) = self.pending.take(id)
         {
-            self.note(owed, succeeded);
+            self.note(owed, done);
             slot.send(line);
         }
     }
 
     /// Takes note of what the server remembers from now on.
-    fn note(&self, owed: Owed, succeeded: bool) {
-        if let Some(change) = owed.into_change().filter(|_| succeeded) {
-            self.told().apply(change);
+    fn note(&self, owed: Owed, done: Option<u64>) {
+        let (Some(change), Some(life)) = (owed.into_change(), done) else { return };
+        self.told().apply(change.clone());
+        if life < self.asked.life() {
+            // The other end lives as long as the relay relays.
+            let _ = self.late.send((change, life));
+        }
+    }
+
+    /// Takes note of what the server asks, or takes back.
+    fn note_question(&self, seen: &Peek<'_>, life: u64) {
+        if let Some(id) = &seen.id {
+            self.asked.note(id.clone(), life);
+        } else if let Some(id) = seen.cancelled_id() {
+            self.asked.cancel(&id, life);
         }
     }
 
@@ -144,12 +194,11 @@ impl Relay {
                     if let Some(initialize) = initialize.filter(|initialize| initialize.id == id) {
                         self.begin(initialize, life, &seen);
                     }
-                    self.settle(&id, to_line(message.clone()), seen.result.is_some()).await;
+                    let done = seen.result.is_some().then_some(life);
+                    self.settle(&id, to_line(message.clone()), done).await;
                 }
-                (_, id) => {
-                    if let Some(id) = id {
-                        self.asked.note(id, life);
-                    }
+                _ => {
+                    self.note_question(&seen, life);
                     self.outbox.send(to_line(message.clone())).await;
                 }
             },
@@ -188,17 +237,16 @@ impl Relay {
         let is_for_client = |seen: &Peek<'_>| match (seen.kind, &seen.id) {
             (Kind::Response, Some(id)) => match self.pending.take(id) {
                 Some(owed) => {
-                    self.note(owed, seen.result.is_some());
+                    self.note(owed, seen.result.is_some().then_some(life));
                     true
                 }
                 None => false,
             },
             (Kind::Response, None) => false,
-            (_, Some(id)) => {
-                self.asked.note(id.clone(), life);
+            _ => {
+                self.note_question(seen, life);
                 true
             }
-            _ => true,
         };
         let passed: Vec<&str> =
             parts.iter().filter(|(_, seen)| is_for_client(seen)).map(|(text, _)| text.get()).collect();

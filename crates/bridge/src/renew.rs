@@ -2,6 +2,7 @@
 //! parameters under an id of ours, whose answer goes nowhere, then `notifications/initialized`, and then what the
 //! client had told the old session to remember.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use bytes::Bytes;
 use http::HeaderValue;
 use thv_wire::header::SESSION_ID;
 use thv_wire::message::{Incoming, peek};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::own::if_not_sent;
 use crate::pool::Effort;
-use crate::relay::Relay;
+use crate::relay::{Late, Relay};
 use crate::session::Session;
 use crate::target::Transport;
 
@@ -104,6 +106,27 @@ impl Relay {
             tracing::warn!("the new session was not told everything in time");
         }
         Ok(fresh)
+    }
+}
+
+impl Relay {
+    /// Tells sessions what their predecessors confirmed when it was too late to be told with all else.
+    ///
+    /// Over HTTP with SSE nothing is: what a stream says ends with it, and another one is begun after that.
+    pub(crate) async fn run_late(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<Late>) {
+        while let Some((change, life)) = changes.recv().await {
+            // It may be just being begun.
+            drop(self.session.renewing.lock().await);
+            let session = self.session.current();
+            if session.life == life || session.over != Transport::Streamable {
+                continue;
+            }
+            // The client may have thought better of it.
+            let Some((method, params)) = self.told().still(&change) else { continue };
+            if timeout(REPLAY, self.ask(&session, Effort::Look, method, &params)).await.is_err() {
+                tracing::warn!(method, "the new session was not told in time");
+            }
+        }
     }
 }
 

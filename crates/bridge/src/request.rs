@@ -5,25 +5,24 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use thv_wire::header::SESSION_ID;
-use thv_wire::message::{Id, Incoming, Kind, peek};
+use thv_wire::message::Kind;
 use thv_wire::skim::Skimmed;
 use thv_wire::sse;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
+use crate::asked::NO_SESSION;
 use crate::backoff::Backoff;
-use crate::channel::finish;
-use crate::era::{About, Modern};
+use crate::batch;
 use crate::events::{Events, Next};
 use crate::exchange::{Call, Reply};
 use crate::failure::Failure;
 use crate::finder::Route;
-use crate::gate::{Gate, Opener};
-use crate::pending::Expected;
+use crate::job::{Job, What};
 use crate::pool::Effort;
+use crate::refusal::Weighed;
 use crate::relay::{Initialize, Relay};
 use crate::session::Session;
 use crate::target::Transport;
@@ -45,71 +44,6 @@ const MAX_CHANNELS: u32 = 4;
 
 /// How often a request may find that the workload changed its transport meanwhile.
 const MAX_TRANSPORTS: u32 = 4;
-
-/// The longest body of an HTTP error that is looked at.
-const MAX_ERROR: usize = 1024 * 1024;
-
-/// What a request belongs to.
-pub(crate) enum What {
-    /// The session, or, before there is one, whatever the server makes of it.
-    InSession,
-    /// It is the client's `initialize`.
-    Initialize(Initialize),
-    /// Nothing: it is of the era without sessions.
-    Alone(Modern),
-}
-
-impl What {
-    fn is_endless(&self) -> bool {
-        matches!(self, Self::Alone(Modern { about: About::Listen, .. }))
-    }
-
-    fn initialize(&self) -> Option<&Initialize> {
-        if let Self::Initialize(initialize) = self { Some(initialize) } else { None }
-    }
-}
-
-/// One request, or a batch with requests in it.
-pub(crate) struct Job {
-    pub(crate) body: Bytes,
-    pub(crate) expected: Vec<Expected>,
-    pub(crate) what: What,
-    pub(crate) gate: Gate,
-    /// Opened when the request is answered.
-    pub(crate) opens: Option<Opener>,
-    pub(crate) _room: OwnedSemaphorePermit,
-}
-
-impl Job {
-    /// Whether the client still waits for any of it.
-    pub(crate) fn is_wanted(&self) -> bool {
-        !self.expected.iter().all(Expected::is_withdrawn)
-    }
-
-    /// Whether any of it is still owed an answer.
-    fn is_waiting(&self) -> bool {
-        !self.expected.iter().all(|expected| expected.is_withdrawn() || expected.is_settled())
-    }
-
-    /// An error if any of it is still owed an answer.
-    pub(crate) fn answered_or(&self, failure: Failure) -> Result<(), Failure> {
-        if self.is_waiting() { Err(failure) } else { Ok(()) }
-    }
-
-    /// Whether this is the server's word that it ends what the request began (MCP 2026-07-28,
-    /// `basic/patterns/cancellation`).
-    pub(crate) fn is_torn_down_by(&self, message: &[u8]) -> bool {
-        let Ok(Incoming::One(seen)) = peek(message) else { return false };
-        seen.cancelled_id().is_some_and(|id| self.expected.iter().any(|expected| expected.id == id))
-    }
-
-    /// Returns when all of it is settled.
-    async fn settled(&self) {
-        for expected in &self.expected {
-            expected.settled().await;
-        }
-    }
-}
 
 impl Relay {
     /// Gets a request answered.
@@ -141,12 +75,14 @@ impl Relay {
     }
 
     async fn send_and_receive(&self, job: &Job) -> Result<(), Failure> {
+        // A batch has requests in it, and is never empty of them.
+        let body = self.without_lost(&job.body, &job.besides.answers).await.unwrap_or(job.body.clone());
         for _ in 0..MAX_TRANSPORTS {
             let outcome = match (self.pool.finder.transport(Effort::Follow).await?, &job.what) {
                 (Transport::Streamable, What::Alone(modern)) => self.post_modern(job, modern).await,
-                (Transport::Streamable, what) => self.post_and_receive(job, what.initialize()).await,
+                (Transport::Streamable, what) => self.post_and_receive(job, &body, what.initialize()).await,
                 // Such a server knows the older era alone, and says so in its own words.
-                (Transport::Sse, what) => self.post_and_hear(job, what.initialize()).await,
+                (Transport::Sse, what) => self.post_and_hear(job, &body, what.initialize()).await,
             };
             if !matches!(outcome, Err(Failure::Elsewhere)) {
                 return outcome;
@@ -156,35 +92,60 @@ impl Relay {
     }
 
     /// Over streamable HTTP: the reply holds the answer.
-    async fn post_and_receive(&self, job: &Job, initialize: Option<&Initialize>) -> Result<(), Failure> {
+    async fn post_and_receive(
+        &self,
+        job: &Job,
+        body: &Bytes,
+        initialize: Option<&Initialize>,
+    ) -> Result<(), Failure> {
         let wanted = |_: &Route| job.is_wanted();
-        let post = |session: &Session| Call { wanted: &wanted, ..self.post(session, job.body.clone()) };
+        let post = |session: &Session, body| Call { wanted: &wanted, ..self.post(session, body) };
         let mut session = match &initialize {
-            Some(_) => Session { life: self.asked.life(), ..Session::default() },
+            Some(_) => Session { life: self.life_to_begin(), ..Session::default() },
             None => self.session_here(Transport::Streamable, Effort::Follow).await?,
         };
-        let mut reply = self.pool.exchange(&post(&session)).await?;
-        if reply.status == StatusCode::NOT_FOUND && session.id.is_some() {
+        let reply = self.pool.exchange(&post(&session, body.clone())).await?;
+        let mut weighed = self.weigh(reply, &session).await;
+        if weighed.is_lost() {
             match self.renew(session.generation, Effort::Follow).await {
                 Ok(()) => {
                     session = self.session.current();
-                    reply = self.pool.exchange(&post(&session)).await?;
+                    let body = batch::without(body, &job.besides.answers).unwrap_or(body.clone());
+                    let reply = self.pool.exchange(&post(&session, body)).await?;
+                    weighed = self.weigh(reply, &session).await;
                 }
                 Err(Some(failure)) => return Err(failure),
                 Err(None) => {}
             }
         }
+        let reply = match weighed {
+            Weighed::Error { status, body, .. } => {
+                return self.relay_error(status, body, job, session.life).await;
+            }
+            Weighed::Reply(reply) => reply,
+        };
+        if !reply.status.is_success() {
+            return self.receive_error(reply, job, session.life).await;
+        }
+        if job.besides.initializes {
+            self.session.open();
+        }
         let initialize = initialize.map(|initialize| {
             session.id = reply.headers.get(SESSION_ID).cloned();
             Initialize { session: session.id.clone(), ..initialize.clone() }
         });
-        if !reply.status.is_success() {
-            self.receive_error(reply, job, session.life).await
-        } else if reply.is(sse::MEDIA_TYPE) {
+        let _beginning = initialize.is_some().then(|| self.asked.begin(session.clone()));
+        if reply.is(sse::MEDIA_TYPE) {
             self.receive_stream(reply, job, &session, initialize.as_ref()).await
         } else {
             self.receive_json(reply, job, session.life, initialize.as_ref()).await
         }
+    }
+
+    /// The life of the session that the client begins.
+    fn life_to_begin(&self) -> u64 {
+        // What was asked outside of any session before the first is as well answered in it.
+        if self.session.current().generation == 0 { self.asked.life() } else { self.asked.lose() }
     }
 
     /// The current session. One of the other transport is begun anew.
@@ -202,7 +163,12 @@ impl Relay {
     }
 
     /// Over HTTP with SSE: the reply only accepts the request, and the answer comes on the session's stream.
-    async fn post_and_hear(&self, job: &Job, initialize: Option<&Initialize>) -> Result<(), Failure> {
+    async fn post_and_hear(
+        &self,
+        job: &Job,
+        body: &Bytes,
+        initialize: Option<&Initialize>,
+    ) -> Result<(), Failure> {
         let initialize = initialize.map(|it| Arc::new(Initialize { over: Transport::Sse, ..it.clone() }));
         let mut refused = false;
         for _ in 0..MAX_CHANNELS {
@@ -210,14 +176,18 @@ impl Relay {
             let session = match &initialize {
                 Some(initialize) => {
                     channel.begin(initialize);
-                    Session::default()
+                    Session { life: channel.life(), over: Transport::Sse, ..Session::default() }
                 }
                 None => self.session.current(),
             };
+            let _beginning = initialize.is_some().then(|| self.asked.begin(session.clone()));
             let wanted = || job.is_wanted();
-            match self.post_on(&channel, &session, job.body.clone(), Effort::Follow, &wanted).await {
+            match self.post_on(&channel, &session, body.clone(), Effort::Follow, &wanted).await {
                 Ok(reply) if reply.status.is_success() => {
-                    finish(reply).await;
+                    if job.besides.initializes {
+                        self.session.open();
+                    }
+                    self.finish(reply).await;
                     return tokio::select! {
                         () = job.settled() => Ok(()),
                         () = channel.closed() => Err(Failure::Lost),
@@ -245,58 +215,9 @@ impl Relay {
         initialize: Option<&Initialize>,
     ) -> Result<(), Failure> {
         let status = reply.status;
-        let body = reply.body.collect(self.options.max_answer_bytes).await?;
+        let body = self.collect(reply).await?;
         self.deliver_or_adopt(body, job, life, initialize).await;
         job.answered_or(Failure::Http { status, what: "no answer in it" })
-    }
-
-    async fn receive_error(&self, reply: Reply, job: &Job, life: u64) -> Result<(), Failure> {
-        let status = reply.status;
-        let body = self.error_body(reply).await;
-        self.relay_error(status, body, job, life).await
-    }
-
-    /// The body of an HTTP error. One that is too long or breaks off is none: the status is known and says enough.
-    pub(crate) async fn error_body(&self, reply: Reply) -> Option<Bytes> {
-        reply.body.collect(MAX_ERROR.min(self.options.max_answer_bytes)).await.ok()
-    }
-
-    pub(crate) async fn relay_error(
-        &self,
-        status: StatusCode,
-        body: Option<Bytes>,
-        job: &Job,
-        life: u64,
-    ) -> Result<(), Failure> {
-        if let Some(body) = body {
-            self.deliver_or_adopt(body, job, life, None).await;
-        }
-        job.answered_or(Failure::Http { status, what: "" })
-    }
-
-    /// Delivers a body. An error in it under no id, or a stranger's, is about the request that it replies to:
-    /// a server that could not or would not read the request has no better id to give.
-    pub(crate) async fn deliver_or_adopt(
-        &self,
-        body: Bytes,
-        job: &Job,
-        life: u64,
-        initialize: Option<&Initialize>,
-    ) {
-        if body.is_empty() {
-            return;
-        }
-        let error = match peek(&body) {
-            Ok(Incoming::One(seen)) if seen.kind == Kind::Response => {
-                let is_ours = seen.id.is_some_and(|id| job.expected.iter().any(|expected| expected.id == id));
-                seen.error.filter(|_| !is_ours).map(|error| body.slice_ref(error.get().as_bytes()))
-            }
-            _ => None,
-        };
-        let Some(error) = error else { return self.deliver(body, life, initialize).await };
-        for expected in &job.expected {
-            self.refuse(expected, with_id(&expected.id, &error)).await;
-        }
     }
 
     async fn receive_stream(
@@ -306,12 +227,12 @@ impl Relay {
         session: &Session,
         initialize: Option<&Initialize>,
     ) -> Result<(), Failure> {
-        let mut events = Events::new(reply.body, self.options.max_answer_bytes);
+        let mut events = self.events(reply.body);
         let mut backoff = Backoff::new(RESUME_AFTER, MAX_PAUSE);
         loop {
             match events.next().await {
                 Next::Message(message) => self.deliver(message, session.life, initialize).await,
-                Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure).await,
+                Next::TooLarge(message, failure) => self.fail_skimmed(&message, &failure, session.life).await,
                 Next::Endpoint(_) => {}
                 Next::End if !job.is_waiting() => return Ok(()),
                 Next::End => self.resume(&mut events, session, &mut backoff).await?,
@@ -319,10 +240,16 @@ impl Relay {
         }
     }
 
-    /// Answers the request whose answer was too large to be kept.
-    pub(crate) async fn fail_skimmed(&self, message: &Skimmed, failure: &Failure) {
+    /// Answers for what was too large to be kept: the client's request whose answer it was, or the server, which said it
+    /// in a session of that life and shall not wait for ever.
+    pub(crate) async fn fail_skimmed(&self, message: &Skimmed, failure: &Failure, life: u64) {
         match message {
             Skimmed { kind: Some(Kind::Response), id: Some(id) } => self.fail(id, failure).await,
+            Skimmed { kind: Some(Kind::Request), id: Some(id) } if life != NO_SESSION => {
+                tracing::warn!(%failure, "request of the server's refused");
+                self.asked.note(id.clone(), life);
+                self.answer_server(id, failure.of("message").answer(Some(id)));
+            }
             _ => tracing::warn!(%failure, "message dropped"),
         }
     }
@@ -367,31 +294,5 @@ impl Relay {
             least = pause;
         }
         Err(Failure::Lost)
-    }
-}
-
-/// An error response of the server's under another id; the error itself as it came.
-fn with_id(id: &Id, error: &[u8]) -> Bytes {
-    let mut answer = BytesMut::with_capacity(error.len() + id.as_json().len() + 40);
-    answer.put_slice(br#"{"jsonrpc":"2.0","id":"#);
-    answer.put_slice(id.as_json().as_bytes());
-    answer.put_slice(br#","error":"#);
-    answer.put_slice(error);
-    answer.put_u8(b'}');
-    thv_wire::lines::to_line(answer.freeze())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_adopted_error_keeps_its_bytes() {
-        let answer =
-            with_id(&Id::string("a\"b"), b"{\"code\": -32601,\n\"message\":\"\\u0041\",\"data\":1.0}");
-        assert_eq!(
-            &answer[..],
-            br#"{"jsonrpc":"2.0","id":"a\"b","error":{"code": -32601, "message":"\u0041","data":1.0}}"#
-        );
     }
 }

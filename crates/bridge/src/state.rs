@@ -76,6 +76,21 @@ impl Told {
         }
     }
 
+    /// Method and parameters of the request by which a session hears of a change, if that still stands.
+    pub(crate) fn still(&self, change: &Change) -> Option<(&'static str, Bytes)> {
+        let find = |uri: &str| self.subscriptions.iter().find(|(known, _)| known == uri);
+        match change {
+            Change::Level { params } => {
+                (self.level.as_ref() == Some(params)).then(|| (SET_LEVEL, params.clone()))
+            }
+            Change::Subscribe { uri, .. } => find(uri).map(|(_, params)| (SUBSCRIBE, params.clone())),
+            Change::Unsubscribe { uri } => {
+                let params = || serde_json::json!({ "uri": uri }).to_string().into();
+                find(uri).is_none().then(|| (UNSUBSCRIBE, params()))
+            }
+        }
+    }
+
     /// The client begins a session of its own, which knows nothing.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
@@ -153,6 +168,15 @@ mod tests {
                 (SUBSCRIBE, json!({"uri": "a:3", "x": 1})),
             ]
         );
+        let still = |params: &Value, method| told.still(&change(&request(method, params)).unwrap());
+        let params = Bytes::from(json!({"level": "error"}).to_string());
+        assert_eq!(still(&json!({"level": "error"}), SET_LEVEL), Some((SET_LEVEL, params)));
+        assert_eq!(still(&json!({"level": "debug"}), SET_LEVEL), None);
+        assert!(still(&json!({"uri": "a:1"}), SUBSCRIBE).is_some());
+        assert_eq!(still(&json!({"uri": "a:2"}), SUBSCRIBE), None);
+        assert_eq!(still(&json!({"uri": "a:1"}), UNSUBSCRIBE), None);
+        let params = Bytes::from_static(br#"{"uri":"a:2"}"#);
+        assert_eq!(still(&json!({"uri": "a:2"}), UNSUBSCRIBE), Some((UNSUBSCRIBE, params)));
         told.clear();
         assert!(told.requests().is_empty());
     }

@@ -65,7 +65,7 @@ pub enum Why {
 /// Finds a workload and its key.
 ///
 /// The relay never asks twice at once, and never again before something happened that the last answer does
-/// not explain. An implementation may take as long as it needs, for instance to start the workload.
+/// not explain, with one exception: a workload without a key is looked for before each new connection to it. An implementation may take as long as it needs, for instance to start the workload.
 pub trait Locate: Send + Sync + 'static {
     /// Answers where the workload is now and which key opens it now.
     ///

@@ -177,6 +177,13 @@ impl EventDecoder {
         }
     }
 
+    /// The bytes that it keeps of a block that is not whole yet.
+    pub fn held(&self) -> usize {
+        let block =
+            if self.dropping.is_none() { usize::try_from(self.length).unwrap_or(usize::MAX) } else { 0 };
+        self.buffer.len().saturating_add(block)
+    }
+
     fn is_over(&self, seen: usize) -> bool {
         self.length + seen as u64 > self.limit as u64
     }
@@ -478,6 +485,22 @@ mod tests {
                 })
                 .collect();
             prop_assert_eq!(decode(1 << 20, &out, &[size]), expected);
+        }
+
+        #[test]
+        fn what_is_held_is_what_was_not_handed_out(lines in 1_usize..5, length in 0_usize..30, size in 1_usize..9) {
+            let mut decoder = EventDecoder::new(1000);
+            let text = format!("data: {}\n", "x".repeat(length)).repeat(lines) + "\n";
+            let mut pushed = 0;
+            for piece in text.as_bytes().chunks(size) {
+                decoder.push(piece);
+                pushed += piece.len();
+                if decoder.next_event().is_none() {
+                    // The ends of lines are let go.
+                    prop_assert!(decoder.held() <= pushed && decoder.held() + lines >= pushed);
+                }
+            }
+            prop_assert_eq!(decoder.held(), 0);
         }
 
         #[test]

@@ -1,5 +1,6 @@
 //! The relay against scripted servers, strangers among them.
 
+mod batches;
 mod client;
 mod failures;
 mod http_sse;
@@ -8,6 +9,7 @@ mod modern;
 mod open;
 mod pressure;
 mod proof;
+mod questions;
 mod recovery;
 mod relay;
 mod server;

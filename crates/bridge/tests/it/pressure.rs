@@ -1,14 +1,16 @@
 //! Bounded memory, whatever either side does, and a way in that never waits for the way out.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use thv_bridge::{Options, Target, Transport};
+use tokio::net::TcpSocket;
 
 use crate::client::Client;
 use crate::failure;
-use crate::server::{Flood, Reply, Server, initialized, result, status, usual};
+use crate::server::{Flood, Reply, Server, dammed, initialized, result, status, usual};
 
 /// What may be on its way to a client that does not read: the relay's own bound of 16 MiB, the buffers of a socket on
 /// both sides (up to 10 MiB, as Linux grows them), and some.
@@ -115,6 +117,50 @@ async fn a_client_that_does_not_read_its_answers_is_still_heard() {
     client.notify("notifications/x", json!({})).await;
     server.saw_rpc("notifications/x", 1).await;
     assert_eq!(client.recv_ids(100).await.len(), 100);
+    assert!(client.end().await.is_empty());
+}
+
+/// As many big answers at once as requests may be with the server, in one piece and as events: what the relay does not
+/// keep stays with the server, and comes when the client reads again.
+#[tokio::test]
+async fn big_answers_for_a_client_that_does_not_read_stay_with_the_server() {
+    const ANSWERS: usize = 64;
+    const LENGTH: usize = 4 * 1024 * 1024;
+    // The relay's own bound of 64 MiB, one answer more, and for each connection what it is read ahead and the buffers of
+    // its sockets: on average, since those that were read for long have the larger ones.
+    const MOST: usize = 64 * 1024 * 1024 + LENGTH + ANSWERS * 1024 * 1024;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let theirs = Arc::clone(&taken);
+    let pad = "x".repeat(LENGTH);
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(64 * 1024).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = Server::start_on(socket.listen(128).unwrap(), move |request| {
+        let answer = || format!(r#"{{"jsonrpc":"2.0","id":{},"result":"{pad}"}}"#, request.id());
+        let (media, body) = match request.rpc().as_str() {
+            "json" => ("application/json", answer()),
+            "stream" => ("text/event-stream", format!("data: {}\n\n", answer())),
+            _ => return usual(request),
+        };
+        Reply::Counted { media, body: body.into(), taken: Arc::clone(&theirs) }
+    });
+    let mut client = Client::to(&server);
+    client.open().await;
+    for id in 1..=ANSWERS {
+        client.request(id, if id % 2 == 0 { "json" } else { "stream" }, json!({})).await;
+    }
+    let kept = dammed(&taken).await;
+    assert!(kept < MOST, "{kept} of {}", ANSWERS * LENGTH);
+    // It is still heard.
+    client.notify("notifications/x", json!({})).await;
+    server.saw_rpc("notifications/x", 1).await;
+    let mut answered = HashSet::new();
+    for _ in 0..ANSWERS {
+        let line = client.line().await;
+        assert!(line.len() > LENGTH && line.ends_with("x\"}"));
+        answered.insert(line[..40].to_owned());
+    }
+    assert_eq!(answered.len(), ANSWERS);
     assert!(client.end().await.is_empty());
 }
 

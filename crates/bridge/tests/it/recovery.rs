@@ -409,6 +409,37 @@ async fn regression_a_connection_made_ahead_has_the_workload_started_at_most_onc
     assert!(client.end().await.is_empty());
 }
 
+/// The new session was told before the old one had confirmed what the client wanted.
+#[tokio::test]
+async fn what_the_old_session_confirms_late_the_new_one_is_told() {
+    let stateful = Stateful::new();
+    let theirs = Arc::clone(&stateful);
+    let (late, reply) = tokio::sync::oneshot::channel();
+    let reply = Mutex::new(Some(reply));
+    let server = Server::start(move |request| {
+        let is_late = request.json()["params"]["uri"] == "a:late";
+        match reply.lock().unwrap().take_if(|_| is_late) {
+            Some(reply) => Reply::Later(reply),
+            None => theirs.answer(request),
+        }
+    })
+    .await;
+    let mut client = Client::to(&server);
+    client.open().await;
+    client.request(1, "resources/subscribe", json!({"uri": "a:late"})).await;
+    server.saw_rpc("resources/subscribe", 1).await;
+    stateful.forget();
+    client.call(2, "work", json!({})).await;
+    assert!(!told(&server, "life1").iter().any(|(method, _)| method == "resources/subscribe"));
+    let answer = json_reply(200, &json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    assert!(late.send(answer).is_ok());
+    assert_eq!(client.recv().await["id"], 1);
+    server.saw_rpc("resources/subscribe", 2).await;
+    let last = told(&server, "life1").pop().unwrap();
+    assert_eq!(last, ("resources/subscribe".to_owned(), json!({"uri": "a:late"})));
+    assert!(client.end().await.is_empty());
+}
+
 /// The relay makes a connection ahead; the first request may come before that is ready.
 #[tokio::test]
 async fn a_connection_made_ahead_and_the_first_request_ask_once() {

@@ -53,6 +53,8 @@ pub(crate) enum Reply {
     Stream { headers: Vec<(&'static str, String)>, pieces: mpsc::UnboundedReceiver<Piece> },
     /// An event stream that says as much as the other side takes.
     Flood(Arc<Flood>),
+    /// A body of so many bytes, of which is counted what the other side takes.
+    Counted { media: &'static str, body: Vec<u8>, taken: Arc<AtomicUsize> },
     /// Decided later.
     Later(oneshot::Receiver<Reply>),
     /// The connection is closed without an answer.
@@ -98,18 +100,23 @@ impl Flood {
 
     /// Returns when the other side takes no more; how much it took.
     pub(crate) async fn dammed(&self) -> usize {
-        crate::soon(async {
-            let mut before = 0;
-            loop {
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-                match self.written.load(Ordering::SeqCst) {
-                    now if now > 0 && now == before => return now,
-                    now => before = now,
-                }
-            }
-        })
-        .await
+        dammed(&self.written).await
     }
+}
+
+/// Returns when a count grows no more; what it is then.
+pub(crate) async fn dammed(count: &AtomicUsize) -> usize {
+    crate::soon(async {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            match count.load(Ordering::SeqCst) {
+                now if now > 0 && now == before => return now,
+                now => before = now,
+            }
+        }
+    })
+    .await
 }
 
 /// A piece of a stream.
@@ -450,6 +457,22 @@ async fn send(stream: &mut TcpStream, reply: Reply) -> bool {
             let mut bytes = head(200, &[]);
             bytes.extend_from_slice(b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");
             stream.write_all(&bytes).await.is_ok() && flood.run(stream).await
+        }
+        Reply::Counted { media, body, taken } => {
+            let mut bytes = head(200, &[("content-type", media.to_owned())]);
+            bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+            if stream.write_all(&bytes).await.is_err() {
+                return false;
+            }
+            for piece in body.chunks(16 * 1024) {
+                if stream.write_all(piece).await.is_err() {
+                    return false;
+                }
+                taken.fetch_add(piece.len(), Ordering::SeqCst);
+                // The kernel makes much room for who reads fast. Only what the relay keeps shall count.
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            true
         }
         Reply::Later(reply) => {
             let mut byte = [0];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::failure;
@@ -12,11 +12,18 @@ use crate::server::{Reply, Request, Server, event, initialized, json_reply, stat
 /// A server that knows the sessions `s1`, `s2`, … in turn; what it says to `initialize` is up to the test.
 struct Forgetful {
     session: AtomicUsize,
+    /// What it says to who names another session.
+    refusal: (u16, Value),
 }
 
 impl Forgetful {
     fn new() -> Arc<Self> {
-        Arc::new(Self { session: AtomicUsize::new(0) })
+        Self::refusing(404, &json!({"code": -32001, "message": "Session not found"}))
+    }
+
+    fn refusing(status: u16, error: &Value) -> Arc<Self> {
+        let body = json!({"jsonrpc": "2.0", "id": null, "error": error});
+        Arc::new(Self { session: AtomicUsize::new(0), refusal: (status, body) })
     }
 
     fn forget(&self) {
@@ -27,10 +34,9 @@ impl Forgetful {
         let current = format!("s{}", self.session.load(Ordering::SeqCst));
         match request.rpc().as_str() {
             "initialize" => initialized(request, &current),
-            _ if request.header("mcp-session-id") != Some(&current) => json_reply(
-                404,
-                &json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32001, "message": "Session not found"}}),
-            ),
+            _ if request.header("mcp-session-id") != Some(&current) => {
+                json_reply(self.refusal.0, &self.refusal.1)
+            }
             _ => usual(request),
         }
     }
@@ -85,6 +91,48 @@ async fn a_notification_that_meets_a_lost_session_is_sent_again() {
             all.iter().any(|r| r.rpc() == "notifications/x" && r.header("mcp-session-id") == Some("s1"))
         })
         .await;
+}
+
+/// As `server-everything` and the examples of the TypeScript SDK have it.
+#[tokio::test]
+async fn a_server_that_says_400_of_a_lost_session_is_sent_the_message_again() {
+    let sessions = Forgetful::refusing(
+        400,
+        &json!({"code": -32000, "message": "Bad Request: No valid session ID provided"}),
+    );
+    let theirs = Arc::clone(&sessions);
+    let server = Server::start(move |request| theirs.answer(request)).await;
+    let mut client = Client::to(&server);
+    client.open().await;
+    client.call(1, "work", json!({})).await;
+    sessions.forget();
+    assert_eq!(client.call(2, "work", json!({})).await["result"], json!({}));
+    sessions.forget();
+    client.notify("notifications/x", json!({})).await;
+    server
+        .saw(|all| {
+            all.iter().any(|r| r.rpc() == "notifications/x" && r.header("mcp-session-id") == Some("s2"))
+        })
+        .await;
+    assert_eq!(server.posted().iter().filter(|m| *m == "initialize").count(), 3);
+    assert!(client.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_400_that_does_not_speak_of_the_session_is_an_answer() {
+    let server = Server::start(|request| match request.rpc().as_str() {
+        "work" => json_reply(
+            400,
+            &json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32000, "message": "no"}}),
+        ),
+        _ => usual(request),
+    })
+    .await;
+    let mut client = Client::to(&server);
+    client.open().await;
+    assert_eq!(client.call(1, "work", json!({})).await["error"], json!({"code": -32000, "message": "no"}));
+    assert_eq!(server.posted().iter().filter(|m| *m == "work").count(), 1);
+    assert_eq!(server.posted().iter().filter(|m| *m == "initialize").count(), 1);
 }
 
 #[tokio::test]
