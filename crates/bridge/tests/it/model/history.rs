@@ -36,10 +36,12 @@ pub(crate) enum Wrong {
     OnlyForNobody,
     /// The server asks something before it answers.
     Ask,
+    /// It asks, and takes that back.
+    AskInVain,
 }
 
 impl Wrong {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Nothing,
         Self::Talk,
         Self::Slow,
@@ -58,6 +60,7 @@ impl Wrong {
         Self::ForNobody,
         Self::OnlyForNobody,
         Self::Ask,
+        Self::AskInVain,
     ];
 
     /// By its place in the list, which is how it travels in a message.
@@ -92,10 +95,12 @@ pub(crate) enum Trouble {
     CutStream,
     /// The server says something on its own stream.
     Say,
+    /// From now on it says 400 of a lost session, or 404 again.
+    OtherRefusal,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::HangUp,
         Self::Forget,
         Self::Restart,
@@ -109,6 +114,7 @@ impl Trouble {
         Self::CutBegin,
         Self::CutStream,
         Self::Say,
+        Self::OtherRefusal,
     ];
 }
 
@@ -119,6 +125,8 @@ pub(crate) enum Op {
     Request(Wrong),
     /// The client sends a request of the era without sessions.
     Alone(Wrong),
+    /// The client sends two requests in a batch.
+    Batch(Wrong),
     /// The client sends a notification.
     Notify(Wrong),
     /// The client subscribes to one of three resources, or ends that, and waits for the answer.
@@ -132,6 +140,8 @@ pub(crate) enum Op {
     Wait(u64),
     /// Something befalls the server.
     Befalls(Trouble),
+    /// The client ends its input. Nothing comes after that.
+    End,
 }
 
 fn wrong() -> impl Strategy<Value = Wrong> {
@@ -146,6 +156,7 @@ pub(crate) fn any() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         6 => wrong().prop_map(Op::Request),
         3 => wrong().prop_map(Op::Alone),
+        2 => wrong().prop_map(Op::Batch),
         2 => wrong().prop_map(Op::Notify),
         1 => (0_usize..4).prop_map(Op::Cancel),
         1 => (0_usize..3).prop_map(Op::Subscribe),
@@ -154,5 +165,9 @@ pub(crate) fn any() -> impl Strategy<Value = Vec<Op>> {
         2 => prop::sample::select(&[0_u64, 1, 30, 300, 2000][..]).prop_map(Op::Wait),
         4 => prop::sample::select(&Trouble::ALL[..]).prop_map(Op::Befalls),
     ];
-    prop::collection::vec(op, 1..14)
+    let ends = prop_oneof![5 => Just(None), 1 => Just(Some(Op::End))];
+    (prop::collection::vec(op, 1..14), ends).prop_map(|(mut ops, end)| {
+        ops.extend(end);
+        ops
+    })
 }

@@ -14,7 +14,7 @@ use thv_bridge::Transport;
 use history::{Op, Trouble, Wrong};
 
 /// How many histories are tried where `PROPTEST_CASES` does not say.
-const HISTORIES: u32 = 600;
+const HISTORIES: u32 = 2_000;
 
 fn check(transport: Transport, history: &[Op]) {
     if let Err(broken) = run::run(transport, history) {
@@ -59,6 +59,8 @@ fn the_quiet_history_and_each_trouble_alone() {
                 transport,
                 &[Op::Alone(wrong), Op::Request(wrong), Op::Wait(30), Op::Alone(wrong), Op::Cancel(0)],
             );
+            check(transport, &[Op::Batch(wrong), Op::Cancel(1), Op::Wait(30), Op::Batch(wrong), Op::Answer]);
+            check(transport, &[Op::Request(wrong), Op::Batch(wrong), Op::Notify(wrong), Op::End]);
         }
         for trouble in Trouble::ALL {
             let mut history =

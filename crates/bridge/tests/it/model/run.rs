@@ -6,9 +6,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use thv_bridge::{Locate, LocateError, Options, Target, Transport, Why};
+use thv_bridge::{BridgeError, Locate, LocateError, Options, Target, Transport, Why};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, duplex};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::history::Op;
@@ -44,7 +45,16 @@ impl Mouth {
     async fn answer_questions(&mut self) {
         let heard: Vec<Value> = self.heard.borrow()[self.looked..].to_vec();
         self.looked += heard.len();
-        for question in heard.iter().filter(|m| !is_answer(m) && m.get("id").is_some()) {
+        for (at, question) in heard.iter().enumerate() {
+            let takes_back = |m: &Value| {
+                m["method"] == "notifications/cancelled" && m["params"]["requestId"] == question["id"]
+            };
+            if is_answer(question)
+                || question.get("id").is_none()
+                || heard.get(at + 1).is_some_and(takes_back)
+            {
+                continue;
+            }
             let result = &question["params"];
             self.send(&json!({"jsonrpc": "2.0", "id": question["id"], "result": result})).await;
         }
@@ -126,7 +136,10 @@ async fn live_in(world: &Arc<World>, history: &[Op]) -> Result<(), String> {
         let mut lines = BufReader::new(stdout).lines();
         while let Some(line) = lines.next_line().await.unwrap() {
             let message: Value = serde_json::from_str(&line).unwrap();
-            hear.send_modify(|all| all.push(message));
+            hear.send_modify(|all| match message {
+                Value::Array(parts) => all.extend(parts),
+                one => all.push(one),
+            });
         }
     });
     let mut client = Mouth { stdin, heard, looked: 0 };
@@ -145,6 +158,15 @@ async fn live_in(world: &Arc<World>, history: &[Op]) -> Result<(), String> {
                 let params = json!({"wrong": wrong.number()});
                 let is_alone = matches!(op, Op::Alone(_));
                 client.request(id, "work", if is_alone { with_meta(params) } else { params }).await;
+            }
+            Op::Batch(wrong) => {
+                let part = |id| {
+                    let params = json!({"wrong": wrong.number()});
+                    json!({"jsonrpc": "2.0", "id": id, "method": "work", "params": params})
+                };
+                let id = sent.len() as u64;
+                sent.extend([id, id + 1]);
+                client.send(&json!([part(id), part(id + 1)])).await;
             }
             Op::Notify(wrong) => {
                 let params = json!({"wrong": wrong.number(), "n": at});
@@ -173,7 +195,11 @@ async fn live_in(world: &Arc<World>, history: &[Op]) -> Result<(), String> {
             }
             Op::Wait(millis) => sleep(Duration::from_millis(millis)).await,
             Op::Befalls(trouble) => world.befalls(trouble).await,
+            Op::End => break,
         }
+    }
+    if matches!(history.last(), Some(Op::End)) {
+        return end(world, client, running, listening, &sent, &cancelled).await;
     }
 
     // Once all is well again, it is.
@@ -199,6 +225,18 @@ async fn live_in(world: &Arc<World>, history: &[Op]) -> Result<(), String> {
         }
     }
 
+    end(world, client, running, listening, &sent, &cancelled).await
+}
+
+/// The client ends its input; all that it sent is answered, and whatever holds in any case.
+async fn end(
+    world: &World,
+    client: Mouth,
+    running: JoinHandle<Result<(), BridgeError>>,
+    listening: JoinHandle<()>,
+    sent: &[u64],
+    cancelled: &BTreeSet<u64>,
+) -> Result<(), String> {
     let Mouth { stdin, heard, .. } = client;
     drop(stdin);
     match timeout(LONG, running).await {
@@ -207,7 +245,7 @@ async fn live_in(world: &Arc<World>, history: &[Op]) -> Result<(), String> {
     }
     listening.await.map_err(|error| format!("what came out was no message: {error}"))?;
     let heard = heard.borrow().clone();
-    check_answers(&heard, &sent, &cancelled)?;
+    check_answers(&heard, sent, cancelled)?;
     check_order(&heard)?;
     world.check()
 }

@@ -43,6 +43,8 @@ struct State {
     misplaced: Vec<String>,
     /// Messages that were answered with 404 once.
     not_found: HashSet<String>,
+    /// It says 400 of a lost session.
+    says_400: bool,
     /// The server's own stream.
     stream: Option<UnboundedSender<Piece>>,
     said: u64,
@@ -186,6 +188,10 @@ impl World {
                 }
             }
             Trouble::Say => self.say(),
+            Trouble::OtherRefusal => {
+                let mut state = self.state();
+                state.says_400 = !state.says_400;
+            }
         }
     }
 
@@ -308,7 +314,10 @@ impl World {
             };
         }
         if !belongs {
-            return status(404);
+            return self.no_session(&state);
+        }
+        if let Some(parts) = message.as_array() {
+            return self.work_batch(&mut state, parts);
         }
         if request.method == "GET" {
             return match request.header("last-event-id") {
@@ -329,7 +338,7 @@ impl World {
         let wrong = if state.calm { Wrong::Nothing } else { wrong };
         // Refused before it was looked at.
         if wrong == Wrong::NotFound && state.not_found.insert(message.to_string()) {
-            return status(404);
+            return self.no_session(&state);
         }
         if let Some(of) = message["result"]["session"].as_u64()
             && of != state.session as u64
@@ -370,6 +379,47 @@ impl World {
         }
     }
 
+    /// The session is lost.
+    fn no_session(&self, state: &State) -> Reply {
+        if !state.says_400 || self.transport == Transport::Sse {
+            return status(404);
+        }
+        let error = json!({"code": -32000, "message": "Bad Request: No valid session ID provided"});
+        json_reply(400, &json!({"jsonrpc": "2.0", "id": null, "error": error}))
+    }
+
+    /// What goes wrong with a whole batch goes wrong, and all else goes well.
+    fn work_batch(&self, state: &mut State, parts: &[Value]) -> Reply {
+        let wrong = parts[0]["params"]["wrong"].as_u64().map_or(Wrong::Nothing, |n| Wrong::ALL[n as usize]);
+        let wrong = if state.calm { Wrong::Nothing } else { wrong };
+        if wrong == Wrong::NotFound && state.not_found.insert(parts[0].to_string()) {
+            return self.no_session(state);
+        }
+        let mut answers = Vec::new();
+        for part in parts {
+            *state.taken.entry(part["id"].to_string()).or_default() += 1;
+            answers.push(json!({"jsonrpc": "2.0", "id": part["id"], "result": {"of": part["id"]}}));
+        }
+        match wrong {
+            Wrong::Reset => return Reply::Cut,
+            Wrong::HalfHead => return Reply::Raw(b"HTTP/1.1 200 OK\r\ncontent-".into()),
+            Wrong::Unauthorized => return status(401),
+            Wrong::Unavailable => return status(503),
+            Wrong::Never => drop(answers.pop()),
+            Wrong::Twice => answers.extend(answers.clone()),
+            Wrong::ForNobody => answers.insert(0, json!({"jsonrpc": "2.0", "id": "nobody", "result": {}})),
+            Wrong::HalfEvent if self.transport == Transport::Streamable => {
+                return cut_stream([&*event(&answers[0]), &event(&answers[1])[..20]]);
+            }
+            _ => {}
+        }
+        if wrong == Wrong::Never && self.transport == Transport::Sse {
+            // Its connection would have told.
+            return status(503);
+        }
+        self.answer(state, &Value::from(answers))
+    }
+
     fn begin(&self, state: &mut State, request: &Request) -> Reply {
         let begun = json!({"protocolVersion": "2025-11-25", "capabilities": {}});
         let begun = json!({"jsonrpc": "2.0", "id": request.id(), "result": begun});
@@ -403,6 +453,7 @@ impl World {
         state.asked += 1;
         let params = json!({"session": state.session});
         let question = json!({"jsonrpc": "2.0", "id": state.asked, "method": "sampling/createMessage", "params": params});
+        let taken_back = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": state.asked}});
         let null_error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": "no"}});
         match wrong {
             Wrong::Never if self.transport == Transport::Sse => return status(202),
@@ -421,6 +472,10 @@ impl World {
             _ => {}
         }
         if self.transport == Transport::Sse {
+            if wrong == Wrong::AskInVain {
+                self.hear(state, Wrong::Nothing, &question, &nobody, &[talk(0), talk(1)]);
+                self.hear(state, Wrong::Nothing, &taken_back, &nobody, &[talk(0), talk(1)]);
+            }
             if wrong == Wrong::Ask {
                 self.hear(state, Wrong::Nothing, &question, &nobody, &[talk(0), talk(1)]);
             }
@@ -438,6 +493,7 @@ impl World {
             Wrong::ForNobody => stream([&*event(&nobody), &*event(&answer)]),
             Wrong::OnlyForNobody => json_reply(200, &nobody),
             Wrong::Ask => stream([&*event(&question), &*event(&answer)]),
+            Wrong::AskInVain => stream([&*event(&question), &*event(&taken_back), &*event(&answer)]),
             _ => json_reply(200, &answer),
         }
     }
