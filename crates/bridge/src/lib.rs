@@ -80,7 +80,7 @@ use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::intake::Intake;
 use crate::pool::{Effort, Pool};
-use crate::relay::{Queues, Relay};
+use crate::relay::Relay;
 use crate::session::Session;
 pub use crate::target::{Locate, LocateError, Target, Transport, Why};
 pub use thv_wire::code::Reason;
@@ -152,9 +152,7 @@ where
     let (outbox, writer) = outbox::channel();
     let (opened, channels) = mpsc::unbounded_channel();
     let (ordered, items) = mpsc::unbounded_channel();
-    let (late, changes) = mpsc::unbounded_channel();
-    let queues = Queues { ordered, late };
-    let relay = Arc::new(Relay::new(options, Arc::clone(&pool), Channels::new(opened), outbox, queues));
+    let relay = Arc::new(Relay::new(options, Arc::clone(&pool), Channels::new(opened), outbox, ordered));
 
     let mut tasks = JoinSet::new();
     let warm = Arc::clone(&pool);
@@ -162,7 +160,6 @@ where
     tasks.spawn(Arc::clone(&relay).run_ordered(items));
     tasks.spawn(Arc::clone(&relay).run_channels(channels));
     tasks.spawn(Arc::clone(&relay).run_listener());
-    tasks.spawn(Arc::clone(&relay).run_late(changes));
 
     let mut writing = pin!(writer.run(stdout));
     let mut shutdown = pin!(shutdown);

@@ -112,6 +112,11 @@ impl Pending {
         self.requests().contains_key(id)
     }
 
+    /// What the server remembers if this request succeeds.
+    pub(crate) fn change(&self, id: &Id) -> Option<Change> {
+        self.requests().get(id)?.traits.change.clone()
+    }
+
     /// Takes a request off the list. Whoever gets it answers it.
     pub(crate) fn take(&self, id: &Id) -> Option<Owed> {
         let owed = self.requests().remove(id)?;

@@ -23,7 +23,7 @@ use crate::pool::{Effort, Pool};
 use crate::room::Room;
 use crate::schemas::Schemas;
 use crate::session::{Session, Sessions};
-use crate::state::{Change, Told};
+use crate::state::Told;
 use crate::target::Transport;
 
 /// The state of one relay.
@@ -39,8 +39,6 @@ pub(crate) struct Relay {
     /// Requests of the server's.
     pub(crate) asked: Asked,
     told: Mutex<Told>,
-    /// What was changed in a session that has, or is about to have, a successor: it may not have heard of it.
-    late: mpsc::UnboundedSender<Late>,
     /// Messages that are sent in order.
     pub(crate) ordered: mpsc::UnboundedSender<Item>,
     /// Of the client's last request.
@@ -54,15 +52,6 @@ pub(crate) struct Relay {
     pub(crate) slots: Semaphore,
     /// The same for those that stay there: they shall not keep others from being answered.
     pub(crate) endless_slots: Semaphore,
-}
-
-/// A change, and the life of the session that confirmed it.
-pub(crate) type Late = (Change, u64);
-
-/// Where messages go that have a task of their own to send them.
-pub(crate) struct Queues {
-    pub(crate) ordered: mpsc::UnboundedSender<Item>,
-    pub(crate) late: mpsc::UnboundedSender<Late>,
 }
 
 /// The client's `initialize`, while its answer is awaited.
@@ -82,7 +71,7 @@ impl Relay {
         pool: Arc<Pool>,
         channels: Channels,
         outbox: Outbox,
-        queues: Queues,
+        ordered: mpsc::UnboundedSender<Item>,
     ) -> Self {
         let slots = || Semaphore::new(options.max_in_flight);
         let (slots, endless_slots) = (slots(), slots());
@@ -95,8 +84,7 @@ impl Relay {
             own: Own::default(),
             asked: Asked::default(),
             told: Mutex::default(),
-            late: queues.late,
-            ordered: queues.ordered,
+            ordered,
             era: Era::default(),
             schemas: Schemas::default(),
             outbox,
@@ -152,21 +140,20 @@ impl Relay {
 
     /// `done` is the life of the session in which it succeeded.
     async fn settle(&self, id: &Id, line: Bytes, done: Option<u64>) {
-        if let Some(slot) = self.outbox.reserve(line.len()).await
-            && let Some(owed) = self.pending.take(id)
-        {
-            self.note(owed, done);
+        let Some(slot) = self.outbox.reserve(line.len()).await else { return };
+        if let Some(life) = done {
+            Box::pin(self.tell_successors(id, life)).await;
+        }
+        if let Some(owed) = self.pending.take(id) {
+            self.note(owed, done.is_some());
             slot.send(line);
         }
     }
 
     /// Takes note of what the server remembers from now on.
-    fn note(&self, owed: Owed, done: Option<u64>) {
-        let (Some(change), Some(life)) = (owed.into_change(), done) else { return };
-        self.told().apply(change.clone());
-        if life < self.asked.life() {
-            // The other end lives as long as the relay relays.
-            let _ = self.late.send((change, life));
+    fn note(&self, owed: Owed, succeeded: bool) {
+        if let Some(change) = owed.into_change().filter(|_| succeeded) {
+            self.told().apply(change);
         }
     }
 
@@ -234,10 +221,15 @@ impl Relay {
         parts: &[(&serde_json::value::RawValue, Peek<'_>)],
     ) {
         let Some(slot) = self.outbox.reserve(message.len()).await else { return };
+        for id in
+            parts.iter().filter(|(_, seen)| seen.result.is_some()).filter_map(|(_, seen)| seen.id.as_ref())
+        {
+            Box::pin(self.tell_successors(id, life)).await;
+        }
         let is_for_client = |seen: &Peek<'_>| match (seen.kind, &seen.id) {
             (Kind::Response, Some(id)) => match self.pending.take(id) {
                 Some(owed) => {
-                    self.note(owed, seen.result.is_some().then_some(life));
+                    self.note(owed, seen.result.is_some());
                     true
                 }
                 None => false,

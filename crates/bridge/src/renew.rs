@@ -2,22 +2,20 @@
 //! parameters under an id of ours, whose answer goes nowhere, then `notifications/initialized`, and then what the
 //! client had told the old session to remember.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use thv_wire::header::SESSION_ID;
-use thv_wire::message::{Incoming, peek};
-use tokio::sync::mpsc;
+use thv_wire::message::{Id, Incoming, peek};
 use tokio::time::timeout;
 
 use crate::exchange::Call;
 use crate::failure::Failure;
 use crate::own::if_not_sent;
 use crate::pool::Effort;
-use crate::relay::{Late, Relay};
+use crate::relay::Relay;
 use crate::session::Session;
 use crate::target::Transport;
 
@@ -110,22 +108,31 @@ impl Relay {
 }
 
 impl Relay {
-    /// Tells sessions what their predecessors confirmed when it was too late to be told with all else.
+    /// The session of that life confirms what this request changes. If it has a successor, which was told all else
+    /// before, that is told first: once the client hears of the answer it may change its mind again.
     ///
-    /// Over HTTP with SSE nothing is: what a stream says ends with it, and another one is begun after that.
-    pub(crate) async fn run_late(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<Late>) {
-        while let Some((change, life)) = changes.recv().await {
+    /// Over HTTP with SSE nothing is told: what a stream says ends with it, and another one is begun after that.
+    pub(crate) async fn tell_successors(&self, id: &Id, mut life: u64) {
+        let Some(change) = self.pending.change(id) else { return };
+        let (method, params) = change.request();
+        while life < self.asked.life() {
             // It may be just being begun.
             drop(self.session.renewing.lock().await);
             let session = self.session.current();
             if session.life == life || session.over != Transport::Streamable {
-                continue;
+                return;
             }
-            // The client may have thought better of it.
-            let Some((method, params)) = self.told().still(&change) else { continue };
-            if timeout(REPLAY, self.ask(&session, Effort::Look, method, &params)).await.is_err() {
+            let tell = async {
+                for _ in 0..REPLAYS {
+                    if self.ask(&session, Effort::Look, method, &params).await.is_ok() {
+                        break;
+                    }
+                }
+            };
+            if timeout(REPLAY, tell).await.is_err() {
                 tracing::warn!(method, "the new session was not told in time");
             }
+            life = session.life;
         }
     }
 }

@@ -50,6 +50,17 @@ impl Change {
     }
 }
 
+impl Change {
+    /// Method and parameters of the request by which another session hears of it.
+    pub(crate) fn request(&self) -> (&'static str, Bytes) {
+        match self {
+            Self::Level { params } => (SET_LEVEL, params.clone()),
+            Self::Subscribe { params, .. } => (SUBSCRIBE, params.clone()),
+            Self::Unsubscribe { uri } => (UNSUBSCRIBE, serde_json::json!({ "uri": uri }).to_string().into()),
+        }
+    }
+}
+
 /// All that a new session has to be told.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
@@ -72,21 +83,6 @@ impl Told {
                 } else {
                     tracing::warn!("too many subscriptions; this one is not remembered for the next session");
                 }
-            }
-        }
-    }
-
-    /// Method and parameters of the request by which a session hears of a change, if that still stands.
-    pub(crate) fn still(&self, change: &Change) -> Option<(&'static str, Bytes)> {
-        let find = |uri: &str| self.subscriptions.iter().find(|(known, _)| known == uri);
-        match change {
-            Change::Level { params } => {
-                (self.level.as_ref() == Some(params)).then(|| (SET_LEVEL, params.clone()))
-            }
-            Change::Subscribe { uri, .. } => find(uri).map(|(_, params)| (SUBSCRIBE, params.clone())),
-            Change::Unsubscribe { uri } => {
-                let params = || serde_json::json!({ "uri": uri }).to_string().into();
-                find(uri).is_none().then(|| (UNSUBSCRIBE, params()))
             }
         }
     }
@@ -168,15 +164,6 @@ mod tests {
                 (SUBSCRIBE, json!({"uri": "a:3", "x": 1})),
             ]
         );
-        let still = |params: &Value, method| told.still(&change(&request(method, params)).unwrap());
-        let params = Bytes::from(json!({"level": "error"}).to_string());
-        assert_eq!(still(&json!({"level": "error"}), SET_LEVEL), Some((SET_LEVEL, params)));
-        assert_eq!(still(&json!({"level": "debug"}), SET_LEVEL), None);
-        assert!(still(&json!({"uri": "a:1"}), SUBSCRIBE).is_some());
-        assert_eq!(still(&json!({"uri": "a:2"}), SUBSCRIBE), None);
-        assert_eq!(still(&json!({"uri": "a:1"}), UNSUBSCRIBE), None);
-        let params = Bytes::from_static(br#"{"uri":"a:2"}"#);
-        assert_eq!(still(&json!({"uri": "a:2"}), UNSUBSCRIBE), Some((UNSUBSCRIBE, params)));
         told.clear();
         assert!(told.requests().is_empty());
     }

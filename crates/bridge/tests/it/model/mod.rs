@@ -91,6 +91,28 @@ fn regression_a_refusal_in_a_session_that_breaks_is_no_proof_that_nothing_ran() 
     check(Transport::Sse, &history);
 }
 
+/// An `unsubscribe` that the old session had confirmed was told to the new one after the client had subscribed there.
+#[test]
+fn regression_what_is_confirmed_late_does_not_undo_what_came_after_it() {
+    let history = [
+        Op::Request(Wrong::Ask),
+        Op::Request(Wrong::Nothing),
+        Op::Batch(Wrong::NotFound),
+        Op::Request(Wrong::Nothing),
+        Op::Unsubscribe(1),
+        Op::Notify(Wrong::Nothing),
+        Op::Unsubscribe(2),
+        Op::Batch(Wrong::Nothing),
+        Op::Subscribe(2),
+        Op::Befalls(Trouble::Rekey),
+        Op::Request(Wrong::HalfBody),
+        Op::Batch(Wrong::Nothing),
+    ];
+    for _ in 0..100 {
+        check(Transport::Streamable, &history);
+    }
+}
+
 /// What the server had asked in the old session was heard while the new one was begun, and its answer sent there.
 #[test]
 fn regression_a_question_heard_late_belongs_to_the_session_that_asked() {
