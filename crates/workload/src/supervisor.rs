@@ -483,7 +483,7 @@ mod tests {
             }
             Stop::ByUser
         };
-        let listener = bind(LOOPBACK, PortWish::Any).unwrap();
+        let listener = bind(LOOPBACK, PortWish::Any, BTreeSet::new).unwrap();
         supervise(file, front, listener, None, |_| {}, stop).await.unwrap();
         assert_eq!(shown(), (State::Stopped, String::new()));
     }

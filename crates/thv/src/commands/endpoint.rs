@@ -153,6 +153,8 @@ fn field(name: &str) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn remote(url: &str) -> RunConfig {
@@ -192,7 +194,11 @@ mod tests {
             let ttl = with(&|config| (of(config), config.session_ttl = Some(Duration::from_secs(60))).1);
             assert_eq!((sessions, ttl), (Err(Exit::Usage), Err(Exit::Usage)));
         }
-        let stdio = RunConfig { max_sessions: Some(1), session_ttl: Some(Duration::from_secs(60)), ..RunConfig::default() };
+        let stdio = RunConfig {
+            max_sessions: Some(1),
+            session_ttl: Some(Duration::from_secs(60)),
+            ..RunConfig::default()
+        };
         check(&stdio).unwrap();
         let headers = |name: &str, value: &str| {
             let fields = BTreeMap::from([(name.to_owned(), value.to_owned())]);
