@@ -83,7 +83,9 @@ impl Relay {
             let last_id = stream.as_ref().and_then(Events::last_id);
             let mut least = PAUSE;
             let pause = state.backoff.pause();
-            match self.open_stream(session, last_id).await {
+            let opened = self.open_stream(session, last_id).await;
+            self.session.listened(session.generation);
+            match opened {
                 Opened::Stream(body) => {
                     state.had_stream = true;
                     let events = match &mut stream {

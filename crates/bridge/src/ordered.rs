@@ -25,6 +25,10 @@ use crate::target::Transport;
 /// forgets one must not silence the client for ever.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long requests wait, once the session has begun, until the server's own stream is open or refused. Most servers
+/// reply at once; one that says nothing before it has something to say costs its clients this time.
+const FIRST_STREAM: Duration = Duration::from_millis(250);
+
 /// One message that nobody answers.
 pub(crate) struct Item {
     pub(crate) body: Bytes,
@@ -125,6 +129,10 @@ impl Relay {
                     self.session.open();
                 }
                 self.finish(reply).await;
+                // There are servers that drop what they have to say while there is no stream for it.
+                if item.initializes && self.pool.finder.known_transport() == Transport::Streamable {
+                    let _ = timeout(FIRST_STREAM, self.session.has_listened()).await;
+                }
             }
             Ok(Some(Weighed::Reply(Reply { status, .. }) | Weighed::Error { status, .. })) => {
                 tracing::warn!(kind = ?item.kind, %status, "message refused");

@@ -84,6 +84,8 @@ pub(crate) struct Sessions {
     pub(crate) renewing: tokio::sync::Mutex<()>,
     /// How often that was tried.
     pub(crate) attempts: AtomicU64,
+    /// Generation of the session of which it is known last whether the server has a stream of its own.
+    listened: watch::Sender<u64>,
 }
 
 impl Sessions {
@@ -93,6 +95,7 @@ impl Sessions {
             params: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
             attempts: AtomicU64::new(0),
+            listened: watch::Sender::new(0),
         }
     }
 
@@ -114,6 +117,18 @@ impl Sessions {
     /// The server accepted `notifications/initialized`.
     pub(crate) fn open(&self) {
         self.current.send_modify(|session| session.open = true);
+    }
+
+    /// The server was asked for its own stream in the session of this generation, and has replied.
+    pub(crate) fn listened(&self, generation: u64) {
+        self.listened.send_replace(generation);
+    }
+
+    /// Returns once that is so for the current session or a later one.
+    pub(crate) async fn has_listened(&self) {
+        let generation = self.current.borrow().generation;
+        // The channel cannot be closed: its sender lives as long as this.
+        let _ = self.listened.subscribe().wait_for(|listened| *listened >= generation).await;
     }
 
     /// This is the session from now on.

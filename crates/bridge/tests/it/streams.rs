@@ -248,3 +248,34 @@ async fn an_answer_on_the_servers_own_stream_counts() {
     assert_eq!(client.recv().await["id"], 1);
     assert!(client.end().await.is_empty());
 }
+
+#[tokio::test]
+async fn requests_wait_until_the_servers_own_stream_is_open() {
+    let worked = Arc::new(AtomicUsize::new(0));
+    let (seen, theirs) = (Arc::new(AtomicUsize::new(usize::MAX)), Arc::clone(&worked));
+    let noted = Arc::clone(&seen);
+    let (_feed, stream) = fed_stream();
+    let stream = std::sync::Mutex::new(Some(stream));
+    let server = Server::start(move |request| {
+        if request.rpc() == "work" {
+            theirs.fetch_add(1, Ordering::SeqCst);
+        }
+        let Some(stream) = stream.lock().unwrap().take_if(|_| request.method == "GET") else {
+            return usual(request);
+        };
+        let (sender, reply) = tokio::sync::oneshot::channel();
+        let (worked, noted) = (Arc::clone(&theirs), Arc::clone(&noted));
+        tokio::spawn(async move {
+            // Time for a request that does not wait.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            noted.store(worked.load(Ordering::SeqCst), Ordering::SeqCst);
+            let _ = sender.send(stream);
+        });
+        Reply::Later(reply)
+    })
+    .await;
+    let mut client = Client::to(&server);
+    client.open().await;
+    assert_eq!(client.call(2, "work", json!({})).await["id"], 2);
+    assert_eq!((seen.load(Ordering::SeqCst), worked.load(Ordering::SeqCst)), (0, 1));
+}
