@@ -42,7 +42,7 @@ impl ProcessRef {
     /// # Errors
     /// It runs and may not be signalled by us.
     pub fn terminate(&self) -> io::Result<()> {
-        if self.is_alive() { gone_is_fine(sys::terminate(self.pid)) } else { Ok(()) }
+        gone_is_fine(sys::terminate(*self))
     }
 
     /// Ends it at once; nothing happens when it is gone.
@@ -50,7 +50,7 @@ impl ProcessRef {
     /// # Errors
     /// It runs and may not be signalled by us.
     pub fn kill(&self) -> io::Result<()> {
-        if self.is_alive() { gone_is_fine(sys::kill(self.pid)) } else { Ok(()) }
+        gone_is_fine(sys::kill(*self))
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use crate::process::ProcessRef;
+
 pub(crate) fn open_read(path: &Path) -> io::Result<File> {
     refuse_link(path)?;
     File::open(path)
@@ -57,12 +59,12 @@ fn taskkill(pid: u32, flags: &[&str]) -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other("taskkill failed")) }
 }
 
-pub(crate) fn terminate(pid: u32) -> io::Result<()> {
-    taskkill(pid, &["/T"])
+pub(crate) fn terminate(process: ProcessRef) -> io::Result<()> {
+    if process.is_alive() { taskkill(process.pid, &["/T"]) } else { Ok(()) }
 }
 
-pub(crate) fn kill(pid: u32) -> io::Result<()> {
-    taskkill(pid, &["/F"])
+pub(crate) fn kill(process: ProcessRef) -> io::Result<()> {
+    if process.is_alive() { taskkill(process.pid, &["/F"]) } else { Ok(()) }
 }
 
 pub(crate) fn kill_group(pid: u32) -> io::Result<()> {
@@ -85,7 +87,11 @@ pub(crate) fn harden() -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn session_members(_session: u32) -> Vec<crate::process::ProcessRef> {
+pub(crate) fn session_members(_session: u32) -> Vec<ProcessRef> {
+    Vec::new()
+}
+
+pub(crate) fn writers(_log: &Path) -> Vec<ProcessRef> {
     Vec::new()
 }
 

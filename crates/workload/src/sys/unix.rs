@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal};
 
+use crate::process::ProcessRef;
+
 /// Opens for reading; a link at the last component is an error, not a detour.
 pub(crate) fn open_read(path: &Path) -> io::Result<File> {
     // NONBLOCK: a fifo planted under the name must not hold the command up for ever.
@@ -117,38 +119,105 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
 ///
 /// The kernel gives a pid to nobody else while it names a session that has members.
 #[cfg(target_os = "linux")]
-pub(crate) fn session_members(session: u32) -> Vec<crate::process::ProcessRef> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+pub(crate) fn session_members(session: u32) -> Vec<ProcessRef> {
     let member = |pid: u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let sid: u32 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse().ok()?;
-        (sid == session).then(|| crate::process::ProcessRef::of(pid)).flatten()
+        (sid == session).then(|| ProcessRef::of(pid)).flatten()
     };
-    processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(member)
-        .collect()
+    pids().filter_map(member).collect()
+}
+
+/// The pids of all processes.
+#[cfg(target_os = "linux")]
+fn pids() -> impl Iterator<Item = u32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The processes that write to this log as servers do, each with its start time: it is open for appending, and they have
+/// no way to more privileges, which a guardian sees to and nobody can undo.
+#[cfg(target_os = "linux")]
+pub(crate) fn writers(log: &Path) -> Vec<ProcessRef> {
+    let Ok(log) = std::fs::symlink_metadata(log) else { return Vec::new() };
+    if !log.is_file() {
+        return Vec::new();
+    }
+    let appends = |pid: u32, number: &str| {
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = OFlags::from_bits_retain(u32::from_str_radix(flags.trim(), 8).ok()?);
+        Some(flags.contains(OFlags::APPEND) && flags.intersects(OFlags::WRONLY | OFlags::RDWR))
+    };
+    let writes = |pid: u32| {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors.into_iter().any(|descriptor| {
+            std::fs::metadata(descriptor.path())
+                .is_ok_and(|file| (file.dev(), file.ino()) == (log.dev(), log.ino()))
+                && descriptor.file_name().to_str().and_then(|number| appends(pid, number)) == Some(true)
+        })
+    };
+    let confined = |pid: u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| status.lines().any(|line| line == "NoNewPrivs:\t1"))
+    };
+    let writer = |pid: u32| {
+        let process = ProcessRef::of(pid)?;
+        (confined(pid) && writes(pid)).then_some(process)
+    };
+    pids().filter(|pid| *pid != std::process::id()).filter_map(writer).collect()
+}
+
+/// Elsewhere nobody tells who has a file open.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn writers(_log: &Path) -> Vec<ProcessRef> {
+    Vec::new()
 }
 
 /// Elsewhere the leader is all that is known.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn session_members(session: u32) -> Vec<crate::process::ProcessRef> {
-    crate::process::ProcessRef::of(session).into_iter().collect()
+pub(crate) fn session_members(session: u32) -> Vec<ProcessRef> {
+    ProcessRef::of(session).into_iter().collect()
 }
 
 fn pid(raw: u32) -> io::Result<Pid> {
     i32::try_from(raw).ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// Asks a process to end.
-pub(crate) fn terminate(raw: u32) -> io::Result<()> {
-    Ok(rustix::process::kill_process(pid(raw)?, Signal::TERM)?)
+/// Asks a process to end; nothing happens when it is gone.
+pub(crate) fn terminate(process: ProcessRef) -> io::Result<()> {
+    signal(process, Signal::TERM)
 }
 
-/// Ends a process at once.
-pub(crate) fn kill(raw: u32) -> io::Result<()> {
-    Ok(rustix::process::kill_process(pid(raw)?, Signal::KILL)?)
+/// Ends a process at once; nothing happens when it is gone.
+pub(crate) fn kill(process: ProcessRef) -> io::Result<()> {
+    signal(process, Signal::KILL)
+}
+
+/// Signals that very process: what is opened first is looked at then, and no other can take its place between the look
+/// and the signal.
+#[cfg(target_os = "linux")]
+fn signal(process: ProcessRef, signal: Signal) -> io::Result<()> {
+    use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+    match pidfd_open(pid(process.pid)?, PidfdFlags::empty()) {
+        Ok(opened) if process.is_alive() => Ok(pidfd_send_signal(opened, signal)?),
+        Ok(_) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        // An old kernel, or a sandbox that does not know of it.
+        Err(_) => signal_by_pid(process, signal),
+    }
+}
+
+/// Elsewhere a process has no other name than its pid.
+#[cfg(not(target_os = "linux"))]
+fn signal(process: ProcessRef, signal: Signal) -> io::Result<()> {
+    signal_by_pid(process, signal)
+}
+
+fn signal_by_pid(process: ProcessRef, signal: Signal) -> io::Result<()> {
+    if !process.is_alive() {
+        return Ok(());
+    }
+    Ok(rustix::process::kill_process(pid(process.pid)?, signal)?)
 }
 
 /// Ends every process of a group at once.
@@ -173,7 +242,6 @@ pub(crate) fn reap_orphans() -> io::Result<()> {
 /// The children of this process, those that have ended and were not reaped among them.
 #[cfg(target_os = "linux")]
 pub(crate) fn children() -> Vec<u32> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
     let is_ours = |pid: &u32| {
         let parent = || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -181,8 +249,7 @@ pub(crate) fn children() -> Vec<u32> {
         };
         parent() == Some(std::process::id())
     };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(is_ours).collect()
+    pids().filter(is_ours).collect()
 }
 
 /// Elsewhere no orphan becomes a child.
