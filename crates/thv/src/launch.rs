@@ -56,6 +56,10 @@ pub fn helper(args: &[OsString]) -> Option<ExitCode> {
 #[cfg(debug_assertions)]
 pub fn obey_tests() {
     if let Some(step) = std::env::var_os(KILL_AFTER) {
+        let words = thv_workload::steps::Step::ALL.map(thv_workload::steps::Step::as_str);
+        if !words.iter().any(|word| step.to_str() == Some(word)) {
+            crate::say::talk(&format!("there is no such step; there are {}", words.join(" ")));
+        }
         thv_workload::steps::observe(move |reached| {
             if step.to_str() == Some(reached.as_str())
                 && let Some(us) = thv_workload::process::ProcessRef::of(std::process::id())

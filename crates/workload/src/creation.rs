@@ -6,6 +6,8 @@
 use thv_keygen::Name;
 
 use crate::config::RunConfig;
+use crate::files::FileError;
+use crate::groups;
 use crate::home::Home;
 use crate::lock::WorkloadLock;
 use crate::registry::{self, RegistryError};
@@ -132,10 +134,13 @@ pub fn finish<K: Keys>(home: &Home, lock: &WorkloadLock, keys: &K) -> Result<(),
     Ok(())
 }
 
+/// The caller holds the lock and has proved the supervisor dead.
 fn delete<K: Keys>(home: &Home, lock: &WorkloadLock, keys: &K) -> Result<(), CreationError<K::Error>> {
     if !registry::check(home, lock.name())? {
         return Ok(());
     }
+    // With the records goes all knowledge of what may be left.
+    groups::end_orphans(home, lock.name());
     let mut status = Status::new(State::Stopped, Desired::Stopped);
     status.unfinished = Some(Unfinished::Removing);
     // On a full disk the mark cannot be made, and removing is what frees it.
@@ -151,6 +156,13 @@ fn delete<K: Keys>(home: &Home, lock: &WorkloadLock, keys: &K) -> Result<(), Cre
         tracing::warn!(name = %lock.name(), %error, "the store was not asked for keys of an open workload");
     }
     reached(Step::KeysRemoved);
+    let socket = home.socket(lock.name());
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(RegistryError::from(FileError::new("delete", &socket, error)).into());
+        }
+        _ => {}
+    }
     registry::remove_dir(home, lock)?;
     reached(Step::FilesRemoved);
     Ok(())
@@ -207,7 +219,10 @@ mod tests {
             let keys = Memory::default();
             let creation = Creation::begin(home, lock(), &keys, &config()).unwrap();
             assert_eq!(keys.keys.borrow().len(), 1);
+            // As a supervisor leaves it that was killed.
+            crate::files::write_atomic(&home.socket(name), b"").unwrap();
             drop(creation);
+            assert!(!home.socket(name).exists());
             assert!(!registry::exists(home, name));
             assert!(keys.keys.borrow().is_empty());
 

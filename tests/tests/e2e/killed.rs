@@ -1,13 +1,13 @@
 //! SIGKILL: of commands after each of their steps, and of the processes of a running workload, alone and in pairs.
 //! The next command works, and nothing is orphaned: no process, no key, no file.
 
+mod crash;
+
 use crate::DEMO_SERVER;
-use crate::fixture::{
-    GONE_BOUND, answers, call, call_text, list, only_row, server, store_entries, wait_until,
-};
+use crate::fixture::{GONE_BOUND, answers, list, only_row, server, store_entries, wait_until};
 use serde_json::{Value, json};
 use std::path::Path;
-use thv_e2e::{Exit, Home, McpStdio, Proc, Result, STOP_BOUND, Signal, ensure, need_part};
+use thv_e2e::{Exit, Home, Result, STOP_BOUND, Signal, ensure, need_part};
 
 /// Names the step after which a debug build of the command kills itself.
 const KILL_AFTER: &str = "THV_TEST_KILL_AFTER";
@@ -16,6 +16,35 @@ const KILLED: Exit = Exit::Signal(Signal::KILL.as_raw());
 
 /// `thv run` with its arguments for a locked demo server.
 const RUN: [&str; 6] = ["run", "--name", "demo", "--shared-key-auth", "--", DEMO_SERVER];
+
+/// The steps of `run` before its supervisor is told to go.
+const BEFORE_GO: [&str; 7] = [
+    "folder-made",
+    "marked-creating",
+    "config-written",
+    "key-made",
+    "supervisor-started",
+    "prepared",
+    "port-saved",
+];
+
+/// The step by which it is told.
+const GO: &str = "released";
+
+/// The steps of `rm`, of which the first is that of `stop` too.
+const REMOVAL: [&str; 4] = ["stopped", "marked-removing", "keys-removed", "files-removed"];
+
+/// A step that is not in these lists would be one after which nothing is killed.
+#[test]
+fn the_command_knows_the_steps_that_are_tested_and_no_others() -> Result {
+    Home::with(|home| {
+        let said = home.thv(["version"]).env(KILL_AFTER, "?").output()?.expect(0)?.stderr;
+        let words = said.lines().find_map(|line| line.strip_prefix("there is no such step; there are "));
+        let words: Vec<_> = words.unwrap_or_default().split_whitespace().collect();
+        assert_eq!(words, [&BEFORE_GO[..], &[GO], &REMOVAL].concat(), "{said}");
+        Ok(())
+    })
+}
 
 /// Runs a command that kills itself after a step.
 fn killed(home: &Home, args: &[&str], step: &str) -> Result {
@@ -50,16 +79,7 @@ fn nothing_left(home: &Home, python: &Path) -> Result {
 #[test]
 pub(crate) fn a_run_killed_before_its_go_leaves_nothing_to_the_next_command() -> Result {
     let python = need_part!(Python);
-    let steps = [
-        "folder-made",
-        "marked-creating",
-        "config-written",
-        "key-made",
-        "supervisor-started",
-        "prepared",
-        "port-saved",
-    ];
-    for step in steps {
+    for step in BEFORE_GO {
         let check = |home: &Home| -> Result {
             killed(home, &RUN, step)?;
             // What was started ends without being told to.
@@ -83,7 +103,7 @@ pub(crate) fn a_run_killed_before_its_go_leaves_nothing_to_the_next_command() ->
 pub(crate) fn a_run_killed_after_its_go_has_done_its_work() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
-        killed(home, &RUN, "released")?;
+        killed(home, &RUN, GO)?;
         wait_until("it runs", STOP_BOUND, || Ok(only_row(home)?["status"] == "running"))?;
         answers(home, "demo")?;
         home.thv(["stop", "demo"]).output()?.expect(0)?;
@@ -101,7 +121,7 @@ pub(crate) fn a_failed_run_killed_while_it_tidies_up_is_tidied_up_by_the_next_co
     let exits = server(&python, "exits.py").map(|word| word.display().to_string());
     let mut run = vec!["run", "--name", "demo", "--shared-key-auth", "--"];
     run.extend(exits.iter().map(String::as_str));
-    for step in ["marked-removing", "keys-removed", "files-removed"] {
+    for step in &REMOVAL[1..] {
         let check = |home: &Home| -> Result {
             killed(home, &run, step)?;
             remove(home, &python)?;
@@ -118,13 +138,13 @@ pub(crate) fn a_failed_run_killed_while_it_tidies_up_is_tidied_up_by_the_next_co
 #[test]
 pub(crate) fn an_rm_killed_after_any_step_is_finished_by_the_next_command() -> Result {
     let python = need_part!(Python);
-    for step in ["stopped", "marked-removing", "keys-removed", "files-removed"] {
+    for step in REMOVAL {
         for next in ["rm", "rm --all", "run", "start", "restart", "stop", "bridge"] {
             let check = |home: &Home| -> Result {
                 home.detached(&RUN[1..])?;
                 killed(home, &["rm", "demo"], step)?;
                 all_gone(home)?;
-                let had_keys = step == "stopped";
+                let had_keys = step == REMOVAL[0];
                 match next {
                     "rm" => {}
                     "rm --all" => _ = home.thv(["rm", "--all"]).output()?.expect(0)?,
@@ -158,11 +178,11 @@ pub(crate) fn a_start_killed_after_any_step_can_be_repeated() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let first = home.detached(&RUN[1..])?;
-        for step in ["supervisor-started", "prepared", "port-saved", "released"] {
+        for step in BEFORE_GO[4..].iter().copied().chain([GO]) {
             let check = || -> Result {
                 home.thv(["stop", "demo"]).output()?.expect(0)?;
                 killed(home, &["start", "demo"], step)?;
-                if step == "released" {
+                if step == GO {
                     wait_until("it runs", STOP_BOUND, || Ok(only_row(home)?["status"] == "running"))?;
                 } else {
                     all_gone(home)?;
@@ -227,175 +247,6 @@ fn a_run_interrupted_while_it_waits_for_the_store_leaves_nothing() -> Result {
         assert_eq!(run.wait(STOP_BOUND)?, Exit::Code(1));
         nothing_left(home, &python)
     })
-}
-
-/// The processes of a workload that runs and has a client.
-struct Scene {
-    supervisor: Proc,
-    guardian: Proc,
-    server: Proc,
-    bridge: Proc,
-    /// The server and all below it, as it told.
-    tree: Vec<Proc>,
-    session: McpStdio,
-}
-
-impl Scene {
-    fn set(home: &Home, python: &Path, tree: Tree) -> Result<Self> {
-        let run = home.thv(["run", "--name", "demo", "--shared-key-auth", "--"]);
-        let run = run.args(server(python, "family.py"));
-        let run = if tree == Tree::LeavesItsSession { run.arg("away") } else { run };
-        run.output()?.expect(0)?;
-        Self::find(home)
-    }
-
-    fn find(home: &Home) -> Result<Self> {
-        let mut session = home.bridge("demo")?;
-        session.initialize()?;
-        let tree: Vec<u32> = serde_json::from_str(&call_text(&mut session, "tree", &json!({}))?)?;
-        let all = home.processes();
-        let of = |pid: u32| {
-            let found = all.iter().find(|process| process.pid == pid);
-            found.cloned().ok_or_else(|| thv_e2e::Failure::new(format!("{pid} is not in {all:?}")))
-        };
-        let server = of(tree[0])?;
-        let guardian = of(server.parent().unwrap_or_default())?;
-        let supervisor = of(guardian.parent().unwrap_or_default())?;
-        assert_eq!(home.supervisor("demo").as_ref(), Some(&supervisor));
-        let tree = tree.into_iter().map(of).collect::<Result<_>>()?;
-        Ok(Self { supervisor, guardian, server, bridge: of(session.pid())?, tree, session })
-    }
-
-    /// Kills several at once: none sees the end of another.
-    fn kill(&self, who: &[&str]) {
-        let victims = || {
-            who.iter().map(|who| match *who {
-                "supervisor" => &self.supervisor,
-                "guardian" => &self.guardian,
-                "server" => &self.server,
-                _ => &self.bridge,
-            })
-        };
-        victims().for_each(|process| process.signal(Signal::STOP));
-        victims().for_each(Proc::kill);
-    }
-
-    fn tree_is_gone(&self) -> bool {
-        !self.guardian.is_alive() && !self.tree.iter().any(Proc::is_alive)
-    }
-}
-
-/// What a server has started: it ignores the end of its input and SIGTERM in either case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tree {
-    StaysInItsSession,
-    LeavesItsSession,
-}
-
-/// When what is left of the tree must be gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gone {
-    ByItself,
-    WithTheNextStart,
-}
-
-/// Kills some processes of a workload: the next request starts what is missing, and the old tree goes.
-fn survive(who: &[&str], tree: Tree, when: Gone) -> Result {
-    let python = need_part!(Python);
-    let check = |home: &Home| -> Result {
-        let mut scene = Scene::set(home, &python, tree)?;
-        scene.kill(who);
-        let gone = |scene: &Scene| {
-            let waited = wait_until("the tree is gone", GONE_BOUND, || Ok(scene.tree_is_gone()));
-            waited.map_err(|failure| failure.during(format!("{:?}", home.processes())))
-        };
-        if when == Gone::ByItself {
-            gone(&scene)?;
-        }
-        if who.contains(&"bridge") {
-            scene.session.running().wait(STOP_BOUND)?;
-            scene.session = home.bridge("demo")?;
-            scene.session.initialize()?;
-        } else {
-            // The client may learn once that its session was lost, never twice.
-            let answer = call(&mut scene.session, "pid", &json!({}))?;
-            let lost = answer["error"]["data"]["reason"] == "connection_lost";
-            ensure!(answer.get("result").is_some() || lost, "{answer}");
-        }
-        assert_ne!(call_text(&mut scene.session, "pid", &json!({}))?, scene.server.pid.to_string());
-        gone(&scene)?;
-        let same = home.supervisor("demo").as_ref() == Some(&scene.supervisor);
-        assert_eq!(same, !who.contains(&"supervisor"));
-        assert_eq!(scene.session.finish()?, (Exit::Code(0), Vec::new()));
-        remove(home, &python)
-    };
-    Home::with(check).map_err(|failure| failure.during(format!("{who:?}, {tree:?}")))
-}
-
-#[test]
-fn sigkill_of_the_supervisor() -> Result {
-    survive(&["supervisor"], Tree::LeavesItsSession, Gone::ByItself)
-}
-
-#[test]
-fn sigkill_of_the_guardian() -> Result {
-    survive(&["guardian"], Tree::LeavesItsSession, Gone::ByItself)
-}
-
-#[test]
-fn sigkill_of_the_server() -> Result {
-    survive(&["server"], Tree::LeavesItsSession, Gone::ByItself)
-}
-
-#[test]
-fn sigkill_of_the_bridge() -> Result {
-    let python = need_part!(Python);
-    Home::with(|home| {
-        let run = home.thv(["run", "--name", "demo", "--shared-key-auth", "--session-ttl", "1s", "--"]);
-        run.args(server(&python, "family.py")).output()?.expect(0)?;
-        let mut scene = Scene::find(home)?;
-        scene.kill(&["bridge"]);
-        scene.session.running().wait(STOP_BOUND)?;
-        // It could not say goodbye, so its session ends when it has lain idle for long enough.
-        wait_until("the tree is gone", GONE_BOUND, || Ok(scene.tree_is_gone()))?;
-        assert_eq!(home.supervisor("demo").as_ref(), Some(&scene.supervisor));
-        let mut session = home.bridge("demo")?;
-        session.initialize()?;
-        call_text(&mut session, "pid", &json!({}))?;
-        assert_eq!(session.finish()?, (Exit::Code(0), Vec::new()));
-        remove(home, &python)
-    })
-}
-
-/// Nobody is left who could know of those that have left the session; the others are written down.
-#[test]
-fn sigkill_of_supervisor_and_guardian() -> Result {
-    survive(&["supervisor", "guardian"], Tree::StaysInItsSession, Gone::WithTheNextStart)
-}
-
-#[test]
-fn sigkill_of_supervisor_and_server() -> Result {
-    survive(&["supervisor", "server"], Tree::LeavesItsSession, Gone::ByItself)
-}
-
-#[test]
-fn sigkill_of_guardian_and_server() -> Result {
-    survive(&["guardian", "server"], Tree::LeavesItsSession, Gone::ByItself)
-}
-
-#[test]
-fn sigkill_of_bridge_and_supervisor() -> Result {
-    survive(&["bridge", "supervisor"], Tree::LeavesItsSession, Gone::ByItself)
-}
-
-#[test]
-fn sigkill_of_bridge_and_server() -> Result {
-    survive(&["bridge", "server"], Tree::LeavesItsSession, Gone::ByItself)
-}
-
-#[test]
-fn sigkill_of_bridge_and_guardian() -> Result {
-    survive(&["bridge", "guardian"], Tree::LeavesItsSession, Gone::ByItself)
 }
 
 #[test]

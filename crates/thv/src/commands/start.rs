@@ -92,7 +92,7 @@ pub fn order<'a>(
     if workload.status.supervisor.is_some() {
         return Ok(Startable::Running(supervise::ready_line(name, &workload.config, &workload.status)));
     }
-    groups::end_orphans(&home.groups(name));
+    groups::end_orphans(home, name);
     let (keys, key_info) = vault.of(name, &workload.config)?;
     let (name, config) = (workload.name, workload.config);
     let given = secrets::given(&secrets::wanted(&config)?, &environment::secrets());

@@ -103,7 +103,7 @@ pub fn end(home: &Home, lock: &WorkloadLock, patience: Duration, again: bool) ->
             }
         }
     }
-    groups::end_orphans(&home.groups(name));
+    groups::end_orphans(home, name);
     reached(Step::Stopped);
     Ok(supervisor.is_some())
 }

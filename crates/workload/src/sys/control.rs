@@ -1,7 +1,7 @@
 //! Unix sockets, with the other end's user checked.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,6 +14,8 @@ use tokio::net::{UnixListener, UnixStream};
 pub struct ControlListener {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
 }
 
 /// One connection, whose other end runs as the same user.
@@ -28,7 +30,8 @@ impl ControlListener {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
+        let file = identity(path)?;
+        Ok(Self { listener, path: path.to_owned(), file })
     }
 
     /// The next connection; `None` for one of another user, which is closed.
@@ -40,8 +43,16 @@ impl ControlListener {
 
 impl Drop for ControlListener {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        // A supervisor that takes long to end may have a successor.
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = std::fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 /// Connects; `None` if another user listens.

@@ -81,7 +81,7 @@ fn state<'a>(home: &'a Home, workload: &Workload) -> Vec<Finding<'a>> {
     let name = &workload.name;
     let mut findings = Vec::new();
     if workload.status.supervisor.is_none() {
-        let left = groups::orphans(&home.groups(name));
+        let left = groups::orphans(home, name);
         if left > 0 {
             let fixed = name.clone();
             findings.push(
@@ -106,7 +106,7 @@ fn end_orphans(home: &Home, name: &Name) -> Outcome {
     let _lock = lock(home, name)?;
     // It may have been started since.
     if !is_alive(home, name) {
-        groups::end_orphans(&home.groups(name));
+        groups::end_orphans(home, name);
     }
     Ok(())
 }
