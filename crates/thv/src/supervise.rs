@@ -171,8 +171,10 @@ impl Prepared {
         let Self { listener, file, front, control, .. } = self;
         let ready = |status: &Status| ready(ready_line(&order.name, &order.config, status));
         let log = bound_log(order.home.server_log(&order.name));
+        // Listens from its first look on: the request that was the first is none to hurry.
+        let again = async { signals().await };
         tokio::select! {
-            ended = supervisor::supervise(file, front, listener, control, ready, stop) => {
+            ended = supervisor::supervise(file, front, listener, control, ready, stop, again) => {
                 ended.map_err(|error| failed(order, &error))
             }
             () = log => Ok(()),

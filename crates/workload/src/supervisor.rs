@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::control::{self, Answer, Controlled};
 use crate::home::Home;
+use crate::orphans;
 use crate::process::ProcessRef;
 use crate::registry::{self, RegistryError};
 use crate::status::{Desired, KeyInfo, State, Status, timestamp};
@@ -275,7 +276,8 @@ async fn show_trouble(trouble: Option<watch::Receiver<Option<String>>>, file: &M
 /// Serves a workload until it is asked to stop, by a command on the control socket or by `stop`, and keeps its status
 /// file true meanwhile.
 ///
-/// `ready` is called once the listener accepts and the status says so.
+/// `ready` is called once the listener accepts and the status says so. `hurry` is looked at while it ends: when it
+/// resolves, servers that have not yet noticed the end of their input are asked by a signal.
 ///
 /// # Errors
 /// The front failed, or the status file could not be written.
@@ -286,6 +288,7 @@ pub async fn supervise<F: Front>(
     control: Option<ControlListener>,
     ready: impl FnOnce(&Status),
     stop: impl Future<Output = Stop>,
+    hurry: impl Future<Output = ()>,
 ) -> Result<(), SupervisorError> {
     let port = listener.local_addr().map_err(SupervisorError::Front)?.port();
     let (sender, receiver) = watch::channel(false);
@@ -327,7 +330,14 @@ pub async fn supervise<F: Front>(
                 tracing::warn!(%error, "the status file does not show the end");
             }
             let _ = sender.send(true);
-            serve.await
+            tokio::select! {
+                biased;
+                ended = &mut serve => ended,
+                () = hurry => {
+                    orphans::hurry();
+                    serve.await
+                }
+            }
         }
     };
     // Whoever asks from here on is told by the status file alone.
@@ -437,7 +447,8 @@ mod tests {
         let ready = |status: &Status| seen.push(status.clone());
         let stop = async { if fail { std::future::pending().await } else { why } };
         let front = Arc::new(Fake { fail, trouble: None });
-        let result = supervise(file, front, listener, None, ready, stop).await;
+        let never = std::future::pending();
+        let result = supervise(file, front, listener, None, ready, stop, never).await;
         seen.push(on_disk());
         (result, seen)
     }
@@ -484,7 +495,7 @@ mod tests {
             Stop::ByUser
         };
         let listener = bind(LOOPBACK, PortWish::Any, BTreeSet::new).unwrap();
-        supervise(file, front, listener, None, |_| {}, stop).await.unwrap();
+        supervise(file, front, listener, None, |_| {}, stop, std::future::pending()).await.unwrap();
         assert_eq!(shown(), (State::Stopped, String::new()));
     }
 

@@ -293,6 +293,28 @@ fn an_orphan_in_a_session_of_its_own_ends_with_its_server() -> Result {
 }
 
 #[test]
+fn a_stop_without_patience_asks_the_server_at_once() -> Result {
+    let python = need_part!(Python);
+    Home::with(|home| {
+        let run = home.thv(["run", "--name", "demo", "--shared-key-auth", "--"]);
+        run.args(server(&python, "tidies.py")).arg("waits").output()?.expect(0)?;
+        let log = || home.thv(["logs", "demo"]).output()?.expect(0).map(|output| output.stdout);
+        let mut session = home.bridge("demo")?;
+        session.initialize()?;
+        call_text(&mut session, "pid", &json!({}))?;
+        let before = log()?.len();
+        home.thv(["stop", "--timeout", "0", "demo"]).output()?.expect(0)?;
+        let said = log()?[before..].to_owned();
+        let after =
+            said.strip_prefix("asked after ").and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+        // It would be two seconds. Minus infinity: it was asked before it knew of the end of its input.
+        ensure!(after.is_some_and(|after| after < 1.0), "{said}");
+        assert_eq!(session.finish()?, (Exit::Code(0), Vec::new()));
+        home.thv(["rm", "demo"]).output()?.expect(0).map(drop)
+    })
+}
+
+#[test]
 fn spaces_and_quotes_in_a_command_mean_nothing() -> Result {
     let python = need_part!(Python);
     let home = Home::new()?;
