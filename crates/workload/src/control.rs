@@ -3,9 +3,12 @@
 //! One request and one answer a connection, each a line of JSON. The socket lies in a folder that only its owner can
 //! enter, is itself 0600, and each end checks that the other runs as the same user.
 
-use std::future::Future;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,10 @@ const LIMIT: u64 = 1 << 20;
 
 /// How long a supervisor may take to answer, and a command to ask.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many commands may be in conversation at once. The oldest gives way to one more: commands ask at once, and it has
+/// said nothing for the longest time.
+const CONVERSATIONS: usize = 16;
 
 /// What a command asks of a supervisor.
 #[derive(Serialize, Deserialize)]
@@ -110,14 +117,25 @@ pub fn listen(path: &Path) -> Result<ControlListener, ControlError> {
     })
 }
 
-/// Answers commands until the future is dropped. One at a time: they are rare and quick.
+/// Answers commands until the future is dropped.
 pub async fn serve(listener: &ControlListener, controlled: &impl Controlled) {
+    let mut open = VecDeque::new();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = one_ends(&mut open) => continue,
+        };
+        match accepted {
             Ok(Some(stream)) => {
-                if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, converse(stream, controlled)).await {
-                    tracing::debug!(%error, "a control connection failed");
+                if open.len() == CONVERSATIONS {
+                    open.pop_front();
                 }
+                open.push_back(Box::pin(async move {
+                    let conversation = tokio::time::timeout(PATIENCE, converse(stream, controlled));
+                    if let Ok(Err(error)) = conversation.await {
+                        tracing::debug!(%error, "a control connection failed");
+                    }
+                }));
             }
             Ok(None) => tracing::warn!("another user reached the control socket and was turned away"),
             Err(error) => {
@@ -126,6 +144,16 @@ pub async fn serve(listener: &ControlListener, controlled: &impl Controlled) {
             }
         }
     }
+}
+
+/// Resolves when a conversation has ended, and takes it out.
+async fn one_ends<F: Future<Output = ()>>(open: &mut VecDeque<Pin<Box<F>>>) {
+    poll_fn(|cx| {
+        let before = open.len();
+        open.retain_mut(|conversation| conversation.as_mut().poll(cx).is_pending());
+        if open.len() < before { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 async fn converse(stream: ControlStream, controlled: &impl Controlled) -> io::Result<()> {
@@ -270,6 +298,30 @@ mod tests {
             assert_eq!(ask(path, &Request::Status).await.unwrap().error, None);
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn silence_keeps_nobody_waiting() {
+        with_server(async |path, _| {
+            let mut silent = Vec::new();
+            for _ in 0..2 * CONVERSATIONS {
+                silent.push(tokio::net::UnixStream::connect(path).await.unwrap());
+                assert_eq!(ask(path, &Request::Status).await.unwrap().error, None);
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_another_is_left_alone_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        let old = listen(&path).unwrap();
+        let new = listen(&path).unwrap();
+        drop(old);
+        assert!(path.exists(), "it is the new supervisor's");
+        drop(new);
+        assert!(!path.exists());
     }
 
     #[tokio::test]
