@@ -93,11 +93,11 @@ impl Home {
     /// # Errors
     /// As [`Home::prepare`].
     pub fn check(&self) -> Result<(), HomeError> {
-        for dir in self.root.iter().chain([&self.config, &self.state, &self.run]) {
+        for dir in self.folders() {
             if !dir.is_absolute() {
-                return Err(HomeError::Relative(dir.clone()));
+                return Err(HomeError::Relative(dir));
             }
-            check_dir(dir)?;
+            check_dir(&dir)?;
         }
         Ok(())
     }
@@ -297,5 +297,14 @@ mod tests {
         std::fs::rename(root.join("config"), root.join("elsewhere")).unwrap();
         std::os::unix::fs::symlink(root.join("elsewhere"), root.join("config")).unwrap();
         assert!(home.prepare().unwrap_err().to_string().contains("symbolic link"));
+        std::fs::remove_file(root.join("config")).unwrap();
+
+        for inner in [home.locks(), home.workloads()] {
+            std::fs::rename(&inner, root.join("elsewhere/inner")).unwrap();
+            std::os::unix::fs::symlink(root.join("elsewhere/inner"), &inner).unwrap();
+            assert!(home.check().unwrap_err().to_string().contains("symbolic link"), "{inner:?}");
+            std::fs::remove_file(&inner).unwrap();
+            std::fs::rename(root.join("elsewhere/inner"), &inner).unwrap();
+        }
     }
 }

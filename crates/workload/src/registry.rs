@@ -1,7 +1,7 @@
 //! All the workloads of a home: find, read, write, remove.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use thv_keygen::Name;
@@ -11,6 +11,7 @@ use crate::files::{self, FileError};
 use crate::home::{Home, HomeError, check_dir, private_dir};
 use crate::lock::WorkloadLock;
 use crate::status::{Status, StatusError, Unfinished};
+use crate::sys;
 
 /// One workload as its files tell.
 #[derive(Clone, Debug)]
@@ -159,14 +160,13 @@ pub fn status(home: &Home, name: &Name) -> Result<Option<Status>, RegistryError>
 /// The names of all workloads, sorted, and those whose files are damaged among them.
 ///
 /// # Errors
-/// The folder cannot be read.
+/// The folder cannot be read or trusted.
 pub fn names(home: &Home) -> Result<Vec<Name>, RegistryError> {
     let dir = home.workloads();
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(FileError::new("list", &dir, error).into()),
-    };
+    if !check_dir(&dir)? {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(&dir).map_err(|error| FileError::new("list", &dir, error))?;
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|error| FileError::new("list", &dir, error))?;
@@ -231,21 +231,39 @@ pub fn keep_damaged(
 ) -> Result<Vec<PathBuf>, RegistryError> {
     let name = lock.name();
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let files = [
+        (home.run_config(name), config(home, name).is_err()),
+        (home.status(name), status(home, name).is_err()),
+    ];
+    // A link is nothing to keep: what it leads to stays where it is.
+    let there = |path: &Path| path.symlink_metadata().is_ok_and(|meta| !meta.is_symlink());
+    let broken = files.iter().filter(|(path, broken)| *broken && there(path)).map(|(path, _)| path);
+    let mut folder = None;
     let mut kept = Vec::new();
-    let broken_config = matches!(config(home, name), Err(RegistryError::Config { .. }));
-    let broken_status = matches!(status(home, name), Err(RegistryError::Status { .. }));
-    for (path, broken) in [(home.run_config(name), broken_config), (home.status(name), broken_status)] {
-        if !broken {
-            continue;
-        }
-        let dir = home.damaged();
-        private_dir(&dir)?;
-        let file = path.file_name().unwrap_or_default().to_string_lossy();
-        let aside = dir.join(format!("{}-{seconds}-{file}", name.lower()));
-        std::fs::rename(&path, &aside).map_err(|error| FileError::new("keep", &path, error))?;
+    for path in broken {
+        let folder = match &folder {
+            Some(folder) => folder,
+            None => folder.insert(new_folder(&home.damaged(), &format!("{}-{seconds}", name.lower()))?),
+        };
+        let aside = folder.join(path.file_name().unwrap_or_default());
+        std::fs::rename(path, &aside).map_err(|error| FileError::new("keep", path, error))?;
         kept.push(aside);
     }
     Ok(kept)
+}
+
+/// Makes a folder that was not there before, with a number behind its name if need be.
+fn new_folder(within: &Path, name: &str) -> Result<PathBuf, RegistryError> {
+    private_dir(within)?;
+    let mut number = 1;
+    loop {
+        let folder = within.join(if number == 1 { name.to_owned() } else { format!("{name}-{number}") });
+        match sys::create_private_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(FileError::new("make the folder", &folder, error).into()),
+        }
+    }
 }
 
 /// Deletes a workload's folder, its status file last but for the folder, so that a removal that was cut off is known
@@ -377,8 +395,33 @@ mod tests {
 
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
         let kept = keep_damaged(home, lock, at).unwrap();
-        assert_eq!(kept, [home.damaged().join("time-7-runconfig.json")]);
+        assert_eq!(kept, [home.damaged().join("time-7/runconfig.json")]);
         assert_eq!(files::read(&kept[0]).unwrap().unwrap(), b"{\"name\"");
         assert!(status(home, name).unwrap().is_some());
+        assert_eq!(keep_damaged(home, lock, at).unwrap(), [""; 0].map(PathBuf::from), "nothing is damaged");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_read_is_kept_beside_what_was_kept_before() {
+        let Fixture { home, name, lock, .. } = &fixture();
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
+        create_dir(home, lock).unwrap();
+        let large = vec![b' '; (4 << 20) + 1];
+        for expected in ["time-7", "time-7-2", "time-7-3"] {
+            files::write_atomic(&home.run_config(name), &large).unwrap();
+            std::fs::create_dir(home.status(name)).unwrap();
+            let folder = home.damaged().join(expected);
+            assert_eq!(
+                keep_damaged(home, lock, at).unwrap(),
+                [folder.join("runconfig.json"), folder.join("status.json")]
+            );
+            assert_eq!(std::fs::read(folder.join("runconfig.json")).unwrap(), large);
+        }
+        std::os::unix::fs::symlink(home.locks(), home.status(name)).unwrap();
+        assert!(status(home, name).is_err());
+        assert_eq!(keep_damaged(home, lock, at).unwrap(), [""; 0].map(PathBuf::from));
+        remove_dir(home, lock).unwrap();
+        assert!(home.locks().is_dir());
     }
 }

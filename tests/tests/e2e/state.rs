@@ -1,16 +1,20 @@
 //! State files that are damaged, links and strangers in the home, a full disk: named, left as they are, survived.
 
+mod full;
+mod links;
+mod others;
+
 use crate::DEMO_SERVER;
 use crate::fixture::{answers, list, refused, store_entries};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use thv_e2e::{Detached, Exit, Failure, Home, Result, ensure, need_part, parts};
+use thv_e2e::{Detached, Exit, Failure, Home, Output, Result, STOP_BOUND, ensure, need_part};
 
 fn demo(home: &Home, name: &str) -> Result<Detached> {
     home.detached(["--name", name, "--shared-key-auth", "--", DEMO_SERVER])
@@ -87,7 +91,8 @@ fn damaged_files_of_a_workload_are_named_and_left_as_they_are() -> Result {
                     answers(home, "hurt")?;
                     home.thv(["stop", "hurt"]).output()?.expect(0)?;
                     write(&file, &broken)?;
-                    home.thv(["rm", "hurt"]).output()?.expect(0)?;
+                    let output = home.thv(["rm", "hurt"]).output()?.expect(0)?;
+                    kept(home, &output, name, &broken)?;
                     let left = store_entries(home, &python)?;
                     let left: Vec<_> =
                         left.as_object().into_iter().flat_map(|entries| entries.keys()).collect();
@@ -98,6 +103,61 @@ fn damaged_files_of_a_workload_are_named_and_left_as_they_are() -> Result {
             }
         }
         home.thv(["rm", "--all"]).output()?.expect(0).map(drop)
+    })
+}
+
+/// Checks that a removal has kept one file, has said where, and has kept all of it; and removes it.
+fn kept(home: &Home, output: &Output, name: &str, content: &[u8]) -> Result {
+    let damaged = home.path().join("state/damaged");
+    let folders: Vec<_> = damaged.read_dir()?.flatten().map(|entry| entry.path()).collect();
+    let [folder] = &folders[..] else { return Err(Failure::new(format!("one folder: {folders:?}"))) };
+    let files: Vec<_> = folder.read_dir()?.flatten().map(|entry| entry.path()).collect();
+    assert_eq!(files, [folder.join(name)]);
+    ensure!(output.stderr.contains(&*files[0].to_string_lossy()), "{output:?}");
+    ensure!(std::fs::read(&files[0])? == content, "{} is not what it was", files[0].display());
+    for path in [&damaged, folder] {
+        assert_eq!(path.metadata()?.mode() & 0o777, 0o700);
+    }
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_named_and_kept() -> Result {
+    Home::with(|home| {
+        let thv = |args: &[&str]| -> Result<Output> {
+            if !rustix::process::geteuid().is_root() {
+                return home.thv(args).output();
+            }
+            // Root may read everything, unless it is told not to.
+            let powers = "-dac_override,-dac_read_search";
+            let mut command = home.command("setpriv");
+            command.args(["--inh-caps", powers, "--bounding-set", powers]);
+            command.arg(std::env::var_os(thv_e2e::BINARY_VARIABLE).unwrap_or_default()).args(args);
+            let mut running = home.start(command)?;
+            let exit = running.wait(STOP_BOUND)?;
+            let label = format!("thv {}", args.join(" "));
+            Ok(Output { label, exit, stdout: running.stdout(), stderr: running.stderr() })
+        };
+        for name in ["status.json", "runconfig.json"] {
+            demo(home, "hurt")?;
+            home.thv(["stop", "hurt"]).output()?.expect(0)?;
+            let file = home.path().join("state/workloads/hurt").join(name);
+            let whole = std::fs::read(&file)?;
+            std::fs::set_permissions(&file, Permissions::from_mode(0o000))?;
+            for command in [["status", "hurt"], ["start", "hurt"]] {
+                let output = thv(&command)?.expect(1)?;
+                ensure!(output.stderr.contains(name), "{output:?}");
+                ensure!(output.stderr.contains("Permission denied"), "{output:?}");
+            }
+            let output = thv(&["rm", "hurt"])?.expect(0)?;
+            for entry in home.path().join("state/damaged").read_dir()? {
+                let file = entry?.path().join(name);
+                std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
+            }
+            kept(home, &output, name, &whole)?;
+        }
+        Ok(())
     })
 }
 
@@ -232,86 +292,6 @@ impl Outside {
 }
 
 #[test]
-fn links_in_the_home_lead_nowhere() -> Result {
-    Home::with(|home| {
-        let outside = Outside::new(home)?;
-        let socket = |home: &Home| -> Result<PathBuf> {
-            demo(home, "demo")?;
-            let socket = home.path().join("run").read_dir()?.next();
-            let socket = socket.ok_or_else(|| Failure::new("there is no socket"))??.path();
-            home.thv(["rm", "demo"]).output()?.expect(0)?;
-            Ok(socket)
-        };
-        let socket = socket(home)?;
-        let workload = home.path().join("state/workloads/demo");
-        let all: [&[&str]; 8] = [
-            &["run", "--name", "demo", "--shared-key-auth", "--", DEMO_SERVER],
-            &["list", "--all"],
-            &["status", "demo"],
-            &["logs", "demo"],
-            &["start", "demo"],
-            &["logs", "--prune"],
-            &["stop", "demo"],
-            &["rm", "demo"],
-        ];
-
-        // Before there is a workload: its folder, its lock, its socket.
-        for (link, to, usable) in [
-            (workload.clone(), &outside.folder, false),
-            (home.path().join("state/locks/demo.lock"), &outside.file, false),
-            (socket, &outside.file, true),
-        ] {
-            let check = || -> Result {
-                if link.symlink_metadata().is_ok() {
-                    std::fs::remove_file(&link)?;
-                }
-                symlink(to, &link)?;
-                for command in all {
-                    let output = home.thv(command).output()?;
-                    ensure!(!output.stderr.contains("panicked"), "{output:?}");
-                    let ran = command[0] == "run" && output.exit == Exit::Code(0);
-                    ensure!(command[0] != "run" || ran == usable, "{output:?}");
-                    outside.check().map_err(|failure| failure.during(&output.label))?;
-                }
-                if link.symlink_metadata().is_ok() {
-                    std::fs::remove_file(&link)?;
-                }
-                assert_eq!(home.processes(), []);
-                Ok(())
-            };
-            check().map_err(|failure| failure.during(link.display()))?;
-        }
-
-        // In the place of a file of a workload that is there.
-        for name in ["status.json", "runconfig.json", "server.log", "proxy.log", "groups"] {
-            let check = || -> Result {
-                demo(home, "demo")?;
-                home.thv(["stop", "demo"]).output()?.expect(0)?;
-                let link = workload.join(name);
-                let folder = link.is_dir();
-                if folder {
-                    std::fs::remove_dir_all(&link)?;
-                } else {
-                    std::fs::remove_file(&link)?;
-                }
-                symlink(if folder { &outside.folder } else { &outside.file }, &link)?;
-                for command in all {
-                    let output = home.thv(command).output()?;
-                    ensure!(!output.stderr.contains("panicked"), "{output:?}");
-                    outside.check().map_err(|failure| failure.during(&output.label))?;
-                    ensure!(command[0] != "rm" || output.exit == Exit::Code(0), "{output:?}");
-                }
-                assert_eq!(home.processes(), []);
-                Ok(())
-            };
-            check().map_err(|failure| failure.during(name))?;
-        }
-        assert_eq!(list(home)?, Vec::<Value>::new());
-        Ok(())
-    })
-}
-
-#[test]
 fn a_folder_of_the_home_that_others_may_write_to_is_refused() -> Result {
     Home::with(|home| {
         demo(home, "demo")?;
@@ -359,56 +339,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
     }
-}
-
-#[test]
-fn a_full_disk_is_told_of_and_breaks_nothing() -> Result {
-    let python = need_part!(Python);
-    Home::with(|home| {
-        let Some(disk) = SmallDisk::mount(home.user().join("disk"))? else {
-            let test = parts::test_name(file!(), line!());
-            return parts::missing("mount", "run the tests as root, in a container", &test)
-                .map(Into::into)?;
-        };
-        let full = disk.0.join("thv");
-        let thv = |args: &[&str]| home.thv(args).env("THV_HOME", &full);
-        let entries = || -> Result<usize> {
-            let path = full.to_string_lossy().into_owned();
-            let entries = crate::fixture::scenario(home, &python, "store_entries.py", &path)?;
-            Ok(entries.as_object().map_or(0, serde_json::Map::len))
-        };
-        let run = |name| ["run", "--name", name, "--shared-key-auth", "--", DEMO_SERVER];
-        thv(&run("demo")).output()?.expect(0)?;
-        let before = entries()?;
-        let reach = || -> Result {
-            let mut session = thv(&["proxy", "stdio", "demo"]).bridge()?;
-            session.initialize()?;
-            assert_eq!(session.finish()?, (Exit::Code(0), Vec::new()));
-            Ok(())
-        };
-        let filler = disk.fill()?;
-        reach()?;
-        let output = thv(&run("new")).output()?.expect(1)?;
-        ensure!(output.stderr.contains("space"), "{output:?}");
-        assert_eq!(thv(&["list", "--format", "json"]).output()?.expect(0)?.json()?[0]["name"], "demo");
-        // It ends, though that cannot be written down.
-        let output = thv(&["stop", "demo"]).output()?;
-        ensure!(output.exit == Exit::Code(0) || output.stderr.contains("space"), "{output:?}");
-        assert_eq!(home.processes(), []);
-        let output = thv(&["start", "demo"]).output()?.expect(1)?;
-        ensure!(output.stderr.contains("space"), "{output:?}");
-        assert_eq!(home.processes(), []);
-
-        std::fs::remove_file(&filler)?;
-        assert_eq!(entries()?, before);
-        thv(&["start", "demo"]).output()?.expect(0)?;
-        reach()?;
-        thv(&run("new")).output()?.expect(0)?;
-        thv(&["rm", "--all"]).output()?.expect(0)?;
-        assert_eq!(entries()?, 0);
-        assert_eq!(full.join("state/workloads").read_dir()?.count(), 0);
-        Ok(())
-    })
 }
 
 #[test]
