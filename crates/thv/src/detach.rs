@@ -223,6 +223,8 @@ fn serve() -> Outcome {
     let broken = |error: &dyn std::error::Error| {
         Failure::new(Exit::Failed, "this command is for the program itself").because(error)
     };
+    // Before there are keys in its memory.
+    thv_workload::process::harden().map_err(|error| broken(&error))?;
     let errand = read_errand().map_err(|error| broken(&error))?;
     let name = Name::parse(&errand.name).map_err(|error| broken(&error))?;
     let keys = errand.keys.as_ref().map(KeySet::try_from).transpose().map_err(|error| broken(&error))?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use thv_e2e::http::Request;
-use thv_e2e::{Exit, Failure, Home, Result, STOP_BOUND, Signal, need_part};
+use thv_e2e::{Exit, Failure, Home, Result, STOP_BOUND, Signal, ensure, need_part};
 
 #[test]
 pub(crate) fn a_name_is_given_once_whatever_its_case() -> Result {
@@ -143,23 +143,92 @@ pub(crate) fn a_killed_supervisor_takes_its_servers_along_and_can_be_started_aga
     home.close()
 }
 
+/// Checks that a process dumps no core and shows its memory to nobody.
+fn check_hidden(pid: u32) -> Result {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+    let core: Vec<_> = core.unwrap_or_default().split_whitespace().take(2).collect();
+    ensure!(core == ["0", "0"], "{core:?}");
+    // The kernel gives these files to root when a process is not dumpable; a test run by root cannot tell.
+    ensure!(std::fs::metadata(format!("/proc/{pid}/environ"))?.uid() == 0, "its memory can be read");
+    Ok(())
+}
+
 #[test]
 fn supervisor_and_bridge_show_their_memory_to_nobody() -> Result {
     let home = Home::new()?;
     let demo = demo(&home, "demo")?;
     let mut session = home.bridge("demo")?;
     session.initialize()?;
-    for (who, pid) in [("supervisor", demo.pid()), ("bridge", session.pid())] {
-        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
-        let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
-        let core: Vec<_> = core.unwrap_or_default().split_whitespace().take(2).collect();
-        assert_eq!(core, ["0", "0"], "{who}");
-        // The kernel gives these files to root when a process is not dumpable; a test run by root cannot tell.
-        assert_eq!(std::fs::metadata(format!("/proc/{pid}/environ"))?.uid(), 0, "{who}");
-    }
+    check_hidden(demo.pid())?;
+    check_hidden(session.pid())?;
     session.finish()?;
     demo.stop()?;
     home.close()
+}
+
+/// The session of a process, from its `stat`.
+fn session_of(process: &str) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[test]
+fn a_detached_supervisor_has_nothing_of_its_launcher_and_shows_nothing_of_itself() -> Result {
+    Home::with(|home| {
+        let leaked = home.file("leaked", "x")?;
+        let mut command = home.command("sh");
+        command.args(["-c", r#"exec 7<"$0"; exec "$@""#]).arg(&leaked);
+        command.arg(std::env::var_os(thv_e2e::BINARY_VARIABLE).unwrap_or_default());
+        command.args(["run", "--name", "demo", "--shared-key-auth", "--", DEMO_SERVER]);
+        let mut run = home.start(command)?;
+        assert_eq!(run.wait(STOP_BOUND)?, Exit::Code(0), "{}", run.stderr());
+        home.key("demo")?;
+        let pid = home.supervisor("demo").map(|process| process.pid).unwrap_or_default();
+        assert_eq!(session_of(&pid.to_string()), Some(pid));
+        check_hidden(pid)?;
+        // The kernel shows these to root alone, too.
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd"))?, std::path::Path::new("/"));
+            let mut descriptors = std::collections::BTreeMap::new();
+            for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+                let entry = entry?;
+                let number = entry.file_name().to_string_lossy().parse::<u32>().unwrap_or(u32::MAX);
+                descriptors.insert(number, std::fs::read_link(entry.path())?);
+            }
+            for standard in 0..3 {
+                assert_eq!(descriptors.remove(&standard), Some("/dev/null".into()), "{descriptors:?}");
+            }
+            let log = home.path().join("state/workloads/demo/proxy.log");
+            let own = |link: &std::path::PathBuf| {
+                let text = link.to_string_lossy();
+                *link == log || text.starts_with("socket:[") || text.starts_with("anon_inode:")
+            };
+            assert!(descriptors.values().all(own), "{descriptors:?}");
+        }
+        // In neither its arguments nor its environment, while it serves.
+        let mut session = home.bridge("demo")?;
+        session.initialize()?;
+        assert!(home.processes().iter().any(|process| process.pid == pid));
+        assert_eq!(home.leaks()?, []);
+        session.finish()?;
+        home.thv(["rm", "demo"]).output()?.expect(0).map(drop)
+    })
+}
+
+#[test]
+fn a_supervisor_is_hidden_before_it_is_told_any_key() -> Result {
+    Home::with(|home| {
+        let mut command = home.command("sh");
+        command.args(["-c", r#"ulimit -S -c "$(ulimit -H -c)"; exec "$@""#, "sh"]);
+        command.arg(std::env::var_os(thv_e2e::BINARY_VARIABLE).unwrap_or_default()).arg("__supervise");
+        let mut supervisor = home.start(command)?;
+        // It waits for its errand, which comes with the keys.
+        wait_until("it is hidden", STOP_BOUND, || Ok(check_hidden(supervisor.pid()).is_ok()))?;
+        supervisor.close_stdin();
+        assert_eq!(supervisor.wait(STOP_BOUND)?, Exit::Code(1));
+        Ok(())
+    })
 }
 
 #[test]
@@ -170,7 +239,7 @@ fn a_taken_port_is_refused_if_it_was_asked_for_and_left_if_it_was_not() -> Resul
     let port = taken.local_addr()?.port().to_string();
     let args = ["run", "-f", "--name", "demo", "--shared-key-auth", "--proxy-port", &port, "--", DEMO_SERVER];
     let output = home.thv(args).output()?;
-    assert!(matches!(output.exit, Exit::Code(1 | 6)), "{output:?}");
+    assert_eq!(output.exit, Exit::Code(6), "{output:?}");
     assert!(output.stderr.contains(&port) && output.stderr.contains("--proxy-port"), "{output:?}");
     assert_eq!(output.stdout, "");
     assert_eq!(list(&home)?, Vec::<Value>::new());
