@@ -1,7 +1,6 @@
 //! The Linux kernel's keyring as a cache of master keys.
 //!
-//! A key that was derived from a passphrase, or took a keychain to read, is kept in memory of the kernel for a while,
-//! so that a process without a terminal or a session can open the encrypted file. Other users cannot see it, nothing
+//! A key that was derived from a passphrase is kept in memory of the kernel for a while, so that a process without a terminal or a session can open the encrypted file. Other users cannot see it, nothing
 //! of it is written to disk, and it is gone at reboot. Programs of the same user can read it.
 //!
 //! It is used directly, the user's keyring linked into the thread's: the session's keyring, which libraries prefer,

@@ -17,12 +17,14 @@
 //! - It never makes a new master key for a store that already exists.
 //! - It never caches an entry: each read goes to the store, so a key that was just refused is not read again from
 //!   memory. Only a master key may be cached, and only once it has opened its file.
-//! - It opens no window on the screen, unless asked to by name ([`OsStore::unlock`]).
+//! - It opens no window on the screen, unless asked to by name ([`OsStore::unlock`]). The keychain of macOS opens one
+//!   by itself when a program asks for an item that it has not asked for before.
 //! - It never turns to another store when one fails.
 //! - It never prints a secret. Errors carry paths, entry names and key ids; [`Secret`] has no readable `Debug`.
 //! - It finds no folders by itself and makes none: all paths are handed in.
 //!
-//! Every call blocks. A file takes well under a millisecond to read, a keychain a few; one that hangs, 3 seconds.
+//! Every call blocks. A file takes well under a millisecond to read, a keychain a few; one that hangs, 3 seconds, and so
+//! does the lock of a file whose holder hangs.
 //!
 //! ```
 //! use std::time::SystemTime;

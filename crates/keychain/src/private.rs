@@ -3,9 +3,11 @@
 //! Everything that differs between operating systems is in `platform` at the end.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::{Builder, NamedTempFile};
 use zeroize::Zeroizing;
@@ -31,16 +33,33 @@ pub(crate) fn read(path: &Path, limit: usize) -> Result<Option<Zeroizing<Vec<u8>
     Ok(Some(bytes))
 }
 
+/// How often a lock that somebody else holds is tried again.
+const POLL: Duration = Duration::from_millis(2);
+
 /// Opens a lock file, making it if need be, and waits until it is ours. Dropping the file gives it back.
 ///
-/// The file is never deleted: a second process could then lock a new one while a third still waits for the old.
-pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
+/// Whoever holds it replaces the `guarded` file before giving it back. As long as that happens, others take their turns
+/// and so shall we; when nothing has happened for as long as `patience`, somebody holds it who hangs.
+///
+/// The lock file is never deleted: a second process could then lock a new one while a third still waits for the old.
+pub(crate) fn lock(path: &Path, guarded: &Path, patience: Duration) -> Result<File, StoreError> {
     let file = open(path, OpenOptions::new().write(true).create(true).truncate(false))?;
+    let mut since = Instant::now();
+    let mut seen = platform::version(guarded);
     loop {
-        match file.lock() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result.map(|()| file).map_err(|source| io_error("lock", path, source)),
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", path, source)),
         }
+        let now = platform::version(guarded);
+        if now != seen {
+            (since, seen) = (Instant::now(), now);
+        } else if since.elapsed() >= patience {
+            return Err(StoreError::Busy { path: guarded.to_owned(), waited: patience });
+        }
+        thread::sleep(POLL);
     }
 }
 
@@ -140,6 +159,12 @@ mod platform {
         Ok(())
     }
 
+    /// What changes whenever a file is replaced.
+    pub(super) fn version(path: &Path) -> Option<(u64, i64, i64)> {
+        let meta = std::fs::symlink_metadata(path).ok()?;
+        Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+    }
+
     pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
     }
@@ -166,6 +191,11 @@ mod platform {
     // The user's profile folder keeps others out by its access list, which new files inherit.
     pub(super) fn check_private(_: &Path, _: &Metadata) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// What changes whenever a file is replaced.
+    pub(super) fn version(path: &Path) -> Option<std::time::SystemTime> {
+        std::fs::symlink_metadata(path).ok()?.modified().ok()
     }
 
     // Folders cannot be flushed here; the file system orders the rename itself.
@@ -215,7 +245,8 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         for path in [link.as_path(), &dangling, &pipe, dir.path()] {
             assert!(matches!(read(path, 4), Err(StoreError::NotRegular { .. })), "{}", path.display());
-            assert!(matches!(lock(path), Err(StoreError::NotRegular { .. })), "{}", path.display());
+            let locked = lock(path, path, Duration::ZERO);
+            assert!(matches!(locked, Err(StoreError::NotRegular { .. })), "{}", path.display());
         }
         assert!(!dir.path().join("absent").exists(), "a lock was made through a link");
     }
@@ -241,6 +272,29 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"data");
         assert!(create(&dir.path().join("new"), b"new").unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no stray file");
+    }
+
+    #[test]
+    fn a_holder_who_hangs_is_not_waited_for_and_those_who_work_are() {
+        let (dir, path) = plant(0o600);
+        let lock_path = dir.path().join("file.lock");
+        let held = lock(&lock_path, &path, Duration::ZERO).unwrap();
+        let patience = Duration::from_millis(200);
+        match lock(&lock_path, &path, patience) {
+            Err(StoreError::Busy { path: named, waited }) => {
+                assert_eq!((named, waited), (path.clone(), patience));
+            }
+            other => panic!("{other:?}"),
+        }
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| lock(&lock_path, &path, patience));
+            let end = Instant::now() + patience * 3;
+            while Instant::now() < end {
+                replace(&path, b"next").unwrap();
+            }
+            drop(held);
+            assert!(waiting.join().unwrap().is_ok());
+        });
     }
 
     #[test]

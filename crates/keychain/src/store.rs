@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::file::Fault;
 use crate::os::KeychainFault;
@@ -198,6 +199,14 @@ pub enum StoreError {
         /// What is wrong with it.
         #[source]
         fault: Fault,
+    },
+    /// Another process has the right to write and makes no use of it.
+    #[error("another command holds {} and has not written for {} s", path.display(), waited.as_secs())]
+    Busy {
+        /// The file that both want to write.
+        path: PathBuf,
+        /// How long nothing happened.
+        waited: Duration,
     },
     /// The operating system's keychain gave no answer.
     #[error(transparent)]

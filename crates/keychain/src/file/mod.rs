@@ -1,7 +1,8 @@
 //! The encrypted file: one store in one file, for machines where no keychain is to be had.
 //!
 //! Readers take no lock, since the file is only ever replaced as a whole. Writers take turns with a lock file
-//! beside it (`<file>.lock`, never deleted): lock, read, change, write a new file, flush, rename, flush the folder.
+//! beside it (`<file>.lock`, never deleted): lock, read, change, write a new file, flush, rename, flush the folder. The
+//! master key is asked for before: a keychain that hangs must not keep other writers from their turn.
 //! The layout of the file is described in `format.rs`; the key comes from a [`MasterKey`]: a file of its own
 //! ([`KeyFile`]), an entry of another store, which is the operating system's keychain ([`KeptKey`]), or a passphrase
 //! ([`Passphrase`]).
@@ -13,6 +14,7 @@ mod passphrase;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -25,6 +27,9 @@ pub use passphrase::{Cost, Derivation, Passphrase};
 
 /// The largest file that is read or written, in bytes: room for tens of thousands of keys.
 const MAX_FILE: usize = 4 << 20;
+
+/// How long a writer waits for another one that does nothing.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Names and values of a whole store.
 type Entries = BTreeMap<String, Secret>;
@@ -80,29 +85,46 @@ impl<M: MasterKey> FileStore<M> {
     }
 
     fn read(&self) -> Result<Option<(StoreKey, Entries)>, StoreError> {
-        let Some(bytes) = private::read(&self.path, MAX_FILE)? else {
-            return Ok(None);
-        };
-        let sealed = format::Sealed::parse(bytes).map_err(|fault| self.fault(fault))?;
+        self.read_with(None)
+    }
+
+    /// Reads, with a key that is at hand if it is the right one.
+    fn read_with(&self, at_hand: Option<StoreKey>) -> Result<Option<(StoreKey, Entries)>, StoreError> {
+        let Some(sealed) = self.sealed()? else { return Ok(None) };
         let wanted = sealed.wanted();
-        match (wanted.derivation, self.master.derives()) {
-            (Some(_), false) => return Err(self.fault(Fault::NeedsPassphrase)),
-            (None, true) => return Err(self.fault(Fault::NoPassphrase)),
-            _ => {}
-        }
-        let key = self.master.load(Some(&wanted))?.ok_or_else(|| StoreError::MasterKeyMissing {
-            store: self.path.clone(),
-            master: self.master.place(),
-        })?;
+        let fits = |key: &StoreKey| key.id() == wanted.id && key.derivation() == wanted.derivation;
+        let key = at_hand.filter(fits).map_or_else(|| self.key(&wanted), Ok)?;
         let entries = sealed.open(&key).map_err(|fault| self.fault(fault))?;
         self.master.proved(&key);
         Ok(Some((key, entries)))
     }
 
+    fn sealed(&self) -> Result<Option<format::Sealed>, StoreError> {
+        let Some(bytes) = private::read(&self.path, MAX_FILE)? else { return Ok(None) };
+        format::Sealed::parse(bytes).map(Some).map_err(|fault| self.fault(fault))
+    }
+
+    fn key(&self, wanted: &Wanted) -> Result<StoreKey, StoreError> {
+        match (wanted.derivation, self.master.derives()) {
+            (Some(_), false) => return Err(self.fault(Fault::NeedsPassphrase)),
+            (None, true) => return Err(self.fault(Fault::NoPassphrase)),
+            _ => {}
+        }
+        self.master.load(Some(wanted))?.ok_or_else(|| StoreError::MasterKeyMissing {
+            store: self.path.clone(),
+            master: self.master.place(),
+        })
+    }
+
     /// Reads, lets `change` work, and writes if it says that it changed something.
     fn update(&self, change: impl FnOnce(&mut Entries) -> bool) -> Result<bool, StoreError> {
-        let _locked = private::lock(&self.lock)?;
-        let (key, mut entries) = self.read()?.map_or((None, Entries::new()), |(key, all)| (Some(key), all));
+        let at_hand = match self.sealed()? {
+            Some(sealed) => Some(self.key(&sealed.wanted())?),
+            None => self.master.load(None)?,
+        };
+        let _locked = private::lock(&self.lock, &self.path, PATIENCE)?;
+        let (key, mut entries) =
+            self.read_with(at_hand)?.map_or((None, Entries::new()), |(key, all)| (Some(key), all));
         if !change(&mut entries) {
             return Ok(false);
         }
@@ -155,6 +177,10 @@ impl<M: MasterKey> Store for FileStore<M> {
     }
 
     fn delete(&self, entry: &Entry) -> Result<bool, StoreError> {
+        // Where there is no file there is nothing to delete, and nobody to be asked for its key.
+        if self.sealed()?.is_none() {
+            return Ok(false);
+        }
         self.update(|entries| entries.remove(entry.as_str()).is_some())
     }
 

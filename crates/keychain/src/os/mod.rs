@@ -33,6 +33,9 @@ use bounded::Outcome;
 use fault::Failure;
 use platform::Session;
 
+/// How many entries are read in one call: the bound is for each of them, and not for all that somebody may have.
+const BATCH: usize = 32;
+
 /// How to reach the keychain.
 #[derive(Clone, Debug)]
 pub struct OsOptions {
@@ -191,10 +194,13 @@ impl Store for OsStore {
     }
 
     fn get_many(&self, entries: &[Entry]) -> Result<Vec<Option<Secret>>, StoreError> {
-        let names = entries.to_vec();
-        let kept = self.call(move |session, service| {
-            names.iter().map(|name| session.get(service, name.as_str())).collect::<Result<Vec<_>, _>>()
-        })?;
+        let mut kept = Vec::with_capacity(entries.len());
+        for batch in entries.chunks(BATCH) {
+            let names = batch.to_vec();
+            kept.extend(self.call(move |session, service| {
+                names.iter().map(|name| session.get(service, name.as_str())).collect::<Result<Vec<_>, _>>()
+            })?);
+        }
         let decode = |(entry, text): (&Entry, Option<Zeroizing<Vec<u8>>>)| {
             text.map(|text| text::decode(entry, text)).transpose()
         };
@@ -217,11 +223,18 @@ impl Store for OsStore {
 
     /// `None` on Windows, where all credentials of all programs would have to be read for it.
     fn entries(&self) -> Result<Option<Vec<Entry>>, StoreError> {
-        let names = self.call(Session::names)?;
-        // Items of other programs may carry the same service.
-        let ours = |names: Vec<String>| names.iter().filter_map(|name| Entry::parse(name)).collect();
+        let Some(items) = self.call(Session::items)? else { return Ok(None) };
         // A set, since two items may have the same name.
-        Ok(names.map(ours).map(|entries: BTreeSet<Entry>| entries.into_iter().collect()))
+        let mut entries = BTreeSet::new();
+        for batch in items.chunks(BATCH) {
+            let batch = batch.to_vec();
+            let names = self.call(move |session, _| {
+                batch.iter().map(|item| session.name(item)).collect::<Result<Vec<_>, _>>()
+            })?;
+            // Items of other programs may carry the same service.
+            entries.extend(names.iter().flatten().filter_map(|name| Entry::parse(name)));
+        }
+        Ok(Some(entries.into_iter().collect()))
     }
 }
 

@@ -54,7 +54,7 @@ impl Session {
 
     /// The names under a service. Attributes alone are asked for, which takes no permission.
     #[cfg(target_os = "macos")]
-    pub(super) fn names(&self, service: &str) -> Result<Option<Vec<String>>, Failure> {
+    pub(super) fn items(&self, service: &str) -> Result<Option<Vec<String>>, Failure> {
         let found = self.0.search(&HashMap::from([("service", service)])).map_err(failure)?;
         let name = |entry: &Entry| Some(entry.get_specifiers()?.1);
         Ok(found.iter().map(name).collect())
@@ -62,8 +62,14 @@ impl Session {
 
     /// The system's only list comes with the secrets of all programs; it is not asked for.
     #[cfg(windows)]
-    pub(super) fn names(&self, _service: &str) -> Result<Option<Vec<String>>, Failure> {
+    pub(super) fn items(&self, _service: &str) -> Result<Option<Vec<String>>, Failure> {
         Ok(None)
+    }
+
+    /// They are listed by name.
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "elsewhere the keychain is asked")]
+    pub(super) fn name(&self, item: &str) -> Result<Option<String>, Failure> {
+        Ok(Some(item.to_owned()))
     }
 
     fn entry(&self, service: &str, name: &str) -> Result<Entry, Failure> {

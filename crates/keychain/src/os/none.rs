@@ -37,7 +37,11 @@ impl Session {
         match self.0 {}
     }
 
-    pub(super) fn names(&self, _service: &str) -> Result<Option<Vec<String>>, Failure> {
+    pub(super) fn items(&self, _service: &str) -> Result<Option<Vec<String>>, Failure> {
+        match self.0 {}
+    }
+
+    pub(super) fn name(&self, _item: &str) -> Result<Option<String>, Failure> {
         match self.0 {}
     }
 }

@@ -77,23 +77,34 @@ impl Session {
         result.map_err(|error| failure(&error, start))
     }
 
-    /// The names of all items of a service, in any collection.
-    pub(super) fn names(&self, service: &str) -> Result<Option<Vec<String>>, Failure> {
+    /// All items of a service, in any collection.
+    pub(super) fn items(&self, service: &str) -> Result<Option<Vec<String>>, Failure> {
         let start = Instant::now();
-        let names = || {
+        let items = || {
             let found = self.0.search_items(HashMap::from([("service", service)]))?;
             if !found.locked.is_empty() {
                 return Err(Error::Locked);
             }
             // A locked or missing collection hides its items.
             self.default_is_open()?;
-            let mut names = Vec::new();
-            for item in found.unlocked {
-                names.extend(item.get_attributes()?.remove("username"));
-            }
-            Ok(Some(names))
+            Ok(Some(found.unlocked.into_iter().map(|item| item.path.to_string()).collect()))
         };
-        names().map_err(|error| failure(&error, start))
+        items().map_err(|error| failure(&error, start))
+    }
+
+    /// The name of an item; `None` if it has none, or is gone by now.
+    pub(super) fn name(&self, item: &str) -> Result<Option<String>, Failure> {
+        const GONE: [&str; 3] = ["NoSuchObject", "UnknownObject", "UnknownMethod"];
+        let start = Instant::now();
+        match Item::new(&self.0, item.to_owned().into()).get_attributes() {
+            Ok(mut attributes) => Ok(attributes.remove("username")),
+            Err(Error::Dbus(error))
+                if error.name().is_some_and(|name| GONE.iter().any(|gone| name.ends_with(gone))) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(failure(&error, start)),
+        }
     }
 
     fn find(&self, service: &str, name: &str) -> Result<Option<Item<'_>>, Failure> {

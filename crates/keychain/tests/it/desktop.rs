@@ -321,6 +321,27 @@ fn obey(store: &OsStore, service: &str, order: &str) -> Result<String, Box<dyn s
             let names: Vec<&str> = entries.iter().map(Entry::as_str).collect();
             if names.is_empty() { "none".to_owned() } else { names.join(" ") }
         }
+        // Many entries, which are then read with a bound that is too short for all of them at once.
+        ["many", count, millis] => {
+            let entries = (0..count.parse()?)
+                .map(|n: usize| Entry::secret(&format!("many{n:04}")))
+                .collect::<Result<Vec<_>, _>>()?;
+            for entry in &entries {
+                store.set(entry, &Secret::from_text(entry.as_str()))?;
+            }
+            let hasty = OsStore::new(OsOptions {
+                timeout: Duration::from_millis(millis.parse()?),
+                ..OsOptions::new(service)
+            });
+            let start = Instant::now();
+            let values = hasty.get_many(&entries)?;
+            let read = start.elapsed();
+            let right = entries.iter().zip(&values).all(|(entry, value)| {
+                value.as_ref().is_some_and(|value| value.expose() == entry.as_str().as_bytes())
+            });
+            let listed = hasty.entries()? == Some(entries);
+            format!("{right} {listed} {}", read.as_millis())
+        }
         ["probe"] => {
             let probe = store.probe();
             format!("{} {:?}", probe.state.as_str(), probe.state)

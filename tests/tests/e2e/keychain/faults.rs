@@ -97,6 +97,8 @@ fn outage_of(mut desktop: Desktop, fault: &Fault) -> Result {
             &["key", "disable", "demo"],
             &["rm", "demo"],
             &["rm", "old"],
+            // For all of them together it takes no longer.
+            &["rm", "--all"],
             &["secret", "get", "token", "--yes"],
             &["secret", "list"],
             &["secret", "delete", "token"],

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use thv_e2e::{
     Desktop, Exit, Failure, Home, Keyring, McpStdio, NO_BUS, Output, Result, STOP_BOUND, Thv, ensure,
@@ -383,6 +384,25 @@ fn secrets_are_items_with_names_of_their_own() -> Result {
         home.thv(["secret", "delete", "token"]).output()?.expect(0)?;
         assert_eq!(desktop.secret_tool(&lookup, "")?, "");
         assert_eq!(entries(home)?, json!({}));
+        Ok(())
+    })
+}
+
+/// Somebody who has the right to write and does nothing with it.
+#[test]
+fn a_writer_that_hangs_is_not_waited_for() -> Result {
+    Home::with(|home| {
+        set(home, "token", "hush\n")?.expect(0)?;
+        let store = File::open(home.path().join("state/secrets.enc.lock"))?;
+        store.lock()?;
+        let words = ["another command holds", "secrets.enc", "try again"];
+        refused_soon(home.thv(["secret", "set", "other"]).stdin("hush too"), &words)?;
+        refused_soon(home.thv(["secret", "delete", "token"]), &words)?;
+        // Who only reads waits for nobody.
+        assert_eq!(home.thv(["secret", "list"]).output()?.expect(0)?.stdout, "token\n");
+        drop(store);
+        set(home, "other", "hush too\n")?.expect(0)?;
+        assert_eq!(home.thv(["secret", "list"]).output()?.expect(0)?.stdout, "other\ntoken\n");
         Ok(())
     })
 }

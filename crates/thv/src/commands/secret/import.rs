@@ -17,7 +17,8 @@ use crate::store;
 /// The service and the user under which ToolHive keeps its password in the keychain.
 const TOOLHIVE: &str = "toolhive";
 
-/// Imports all secrets or none.
+/// Imports all secrets, or none if one of them is in the way. A store that fails half way has some of them then, each
+/// whole, and the same command goes on from there.
 pub fn import(environment: &Environment, args: &SecretImport) -> Outcome {
     let ImportSource::Toolhive = args.source;
     let path = match &args.file {
@@ -36,7 +37,7 @@ pub fn import(environment: &Environment, args: &SecretImport) -> Outcome {
 
     let home = environment.prepared_home()?;
     let vault = KeyVault::to_fill(home)?;
-    let _alone = writers(home)?;
+    let _alone = writers(home, &vault)?;
     let ours = Secrets::new(vault.vault().store());
     let mut news = Vec::new();
     for (name, value) in &theirs {

@@ -5,7 +5,7 @@ mod provider;
 mod unlock;
 
 use serde::Serialize;
-use thv_keychain::Secrets;
+use thv_keychain::{Entry, Secrets, Store as _};
 use thv_workload::home::Home;
 
 use crate::args::{Format, Secret, SecretGet, SecretList, SecretName};
@@ -32,11 +32,11 @@ pub fn secret(environment: &Environment, command: &Secret) -> Outcome {
 
 fn set(environment: &Environment, args: &SecretName) -> Outcome {
     // A name that cannot be used is told of before the value is asked for.
-    thv_keychain::Entry::secret(&args.name).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    Entry::secret(&args.name).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let value = input::value(&format!("the secret {}", args.name))?;
     let home = environment.prepared_home()?;
     let vault = KeyVault::to_fill(home)?;
-    let _alone = writers(home)?;
+    let _alone = writers(home, &vault)?;
     Secrets::new(vault.vault().store()).set(&args.name, &value).map_err(|error| failed(&error))?;
     say::talk(&format!("kept {}", args.name));
     Ok(())
@@ -82,14 +82,16 @@ fn list(environment: &Environment, args: &SecretList) -> Outcome {
 fn delete(environment: &Environment, args: &SecretName) -> Outcome {
     let home = environment.prepared_home()?;
     let vault = KeyVault::to_change(home)?;
-    let _alone = writers(home)?;
+    let _alone = writers(home, &vault)?;
     Secrets::new(vault.vault().store()).delete(&args.name).map_err(|error| failed(&error))?;
     say::talk(&format!("deleted {}", args.name));
     Ok(())
 }
 
-/// Those who write users' secrets take turns, since all of them change one list.
-fn writers(home: &Home) -> Outcome<thv_workload::lock::SecretsLock> {
+/// Those who write users' secrets take turns, since all of them change one list. A store that does not answer is found
+/// out before: nobody waits for those who wait for it.
+fn writers(home: &Home, vault: &KeyVault) -> Outcome<thv_workload::lock::SecretsLock> {
+    vault.vault().store().get(&Entry::secret_list(0)).map_err(|error| failed(&error.into()))?;
     thv_workload::lock::SecretsLock::acquire(home, super::PATIENCE).map_err(|error| {
         Failure::new(Exit::Failed, "the secrets cannot be changed").because(&error).hint("try again")
     })
