@@ -2,6 +2,7 @@
 //!
 //! Nothing here ever turns to another store because the chosen one fails.
 
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,10 +40,42 @@ pub fn keychain(home: &Home) -> OsStore {
 /// What was chosen, or what follows from the files of a home that is older than the choice; `None` if nothing was
 /// chosen and nothing stored yet.
 pub fn known(home: &Home) -> Outcome<Option<Choice>> {
-    if let Some(choice) = settings::read(home)? {
-        return Ok(Some(choice));
+    match settings::read(home)? {
+        None => inherited(home),
+        choice => Ok(choice),
     }
-    Ok(home.secrets(None).exists().then(|| choice(Provider::File, "an encrypted file was there already")))
+}
+
+/// What follows from the files of a home whose settings name no store. A file that only a move can have made means that
+/// they did once: whatever were chosen now, what is in that file would seem to be gone.
+fn inherited(home: &Home) -> Outcome<Option<Choice>> {
+    let usual = home.secrets(None);
+    if let Some(path) = moved_to(&usual) {
+        let settings = home.config_toml();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let why = format!(
+            "{} does not say which store is used, and there is {}",
+            settings.display(),
+            path.display()
+        );
+        return Err(Failure::new(Exit::Failed, why)
+            .hint(format!("bring {} back from a backup", settings.display()))
+            .hint(format!(
+                "write into it, below [store]: file = {name:?}, and provider = \"file\", \"file-keychain\" or \
+                 \"passphrase\", whichever it was"
+            )));
+    }
+    Ok(usual.exists().then(|| choice(Provider::File, "an encrypted file was there already")))
+}
+
+/// An encrypted file beside the usual one.
+fn moved_to(usual: &Path) -> Option<PathBuf> {
+    let entries = usual.parent().and_then(|folder| std::fs::read_dir(folder).ok())?;
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths.find(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        path != usual && name.starts_with("secrets") && name.ends_with(".enc")
+    })
 }
 
 /// A choice made now.
@@ -98,8 +131,8 @@ fn busy(error: &LockError) -> Failure {
 
 /// Chooses a store by looking at the keychain without writing to it, records it, and says so.
 fn first(home: &Home) -> Outcome {
-    if home.secrets(None).exists() {
-        return settings::record(home, &choice(Provider::File, "an encrypted file was there already"));
+    if let Some(choice) = inherited(home)? {
+        return settings::record(home, &choice);
     }
     let keychain = keychain(home);
     let probe = keychain.probe();
@@ -156,7 +189,35 @@ pub fn advice(error: &StoreError) -> String {
             Some("type it again; nothing of it was kept".to_owned())
         }
         StoreError::PassphraseNeeded => Some("thv secret unlock asks for the passphrase".to_owned()),
+        StoreError::Busy { .. } => Some("try again; if it stays so, end the command that hangs".to_owned()),
         _ => None,
     };
     known.unwrap_or_else(|| "thv doctor says what is wrong with the store".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thv_workload::files;
+
+    #[test]
+    fn a_file_that_only_a_move_can_have_made_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        home.prepare().unwrap();
+        assert!(known(&home).unwrap().is_none());
+        files::write_atomic(&home.secrets(None), b"x").unwrap();
+        assert_eq!(known(&home).unwrap().map(|choice| choice.provider), Some(Provider::File));
+        files::write_atomic(&home.secrets(Some("secrets.enc.12.old")), b"x").unwrap();
+        assert!(known(&home).is_ok());
+
+        files::write_atomic(&home.secrets(Some("secrets-2.enc")), b"x").unwrap();
+        for failure in [known(&home).err().unwrap(), chosen(&home).err().unwrap()] {
+            let text = failure.render();
+            assert!(text.contains("secrets-2.enc") && text.contains("from a backup"), "{text}");
+        }
+        assert!(!home.config_toml().exists(), "nothing is chosen in its stead");
+        settings::record(&home, &choice(Provider::Keychain, "a test")).unwrap();
+        assert_eq!(known(&home).unwrap().map(|choice| choice.provider), Some(Provider::Keychain));
+    }
 }
