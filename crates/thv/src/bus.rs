@@ -7,20 +7,26 @@
 
 use thv_workload::home::Home;
 
-/// Runs this program again, with the address of the session bus in its environment, if that is what it takes to reach
-/// the keychain of this home. Returns if there is nothing to gain.
+use crate::args::Command;
 #[cfg(target_os = "linux")]
-pub fn find(home: &Home) {
+use crate::args::{Secret, SecretProvider};
+
+/// Runs this program again, with the address of the session bus in its environment, if that is what it takes to reach
+/// the keychain for this command. Returns if there is nothing to gain.
+#[cfg(target_os = "linux")]
+pub fn find(home: &Home, command: &Command) {
     use std::os::unix::process::CommandExt as _;
 
     const ADDRESS: &str = "DBUS_SESSION_BUS_ADDRESS";
     if std::env::var_os(ADDRESS).is_some_and(|address| !address.is_empty()) {
         return;
     }
-    // A home whose settings cannot be read is told of later, by the command itself.
-    let Ok(choice) = crate::store::known(home) else { return };
-    if choice.is_some_and(|choice| !choice.provider.needs_keychain()) {
-        return;
+    if !asks_by_itself(command) {
+        // A home whose settings cannot be read is told of later, by the command itself.
+        let Ok(choice) = crate::store::known(home) else { return };
+        if choice.is_some_and(|choice| !choice.provider.needs_keychain()) {
+            return;
+        }
     }
     let Some(address) = thv_keychain::os::bus_address(rustix::process::geteuid().as_raw()) else { return };
     let mut args = std::env::args_os();
@@ -34,6 +40,19 @@ pub fn find(home: &Home) {
     let _ = again.args(args).env(ADDRESS, address).exec();
 }
 
+/// Whether a command has a question for the keychain, wherever the keys of the home rest.
+#[cfg(target_os = "linux")]
+fn asks_by_itself(command: &Command) -> bool {
+    match command {
+        // The store of another program may be opened by what is there.
+        Command::Doctor(_) | Command::Secret(Secret::Import(_)) => true,
+        Command::Secret(Secret::Provider(SecretProvider { provider: Some(provider), .. })) => {
+            provider.needs_keychain()
+        }
+        _ => false,
+    }
+}
+
 /// Elsewhere a keychain needs no bus.
 #[cfg(not(target_os = "linux"))]
-pub fn find(_home: &Home) {}
+pub fn find(_home: &Home, _command: &Command) {}

@@ -87,7 +87,7 @@ fn run(cli: Cli) -> Outcome {
     }
     let environment = Environment::read()?;
     if cli.command.uses_keys() {
-        bus::find(environment.home());
+        bus::find(environment.home(), &cli.command);
     }
     protect()?;
     match cli.command {

@@ -243,6 +243,15 @@ fn a_home_without_a_keychain_does_not_look_for_one() -> Result {
             home.thv(["secret", "provider", "keychain"]).env_remove("THV_HOME"),
             &["not available", "nothing was moved"],
         )?;
-        home.thv(["rm", "demo"]).env_remove("THV_HOME").output()?.expect(0).map(drop)
+        // But a command whose question is about the keychain finds it.
+        let login = Login::new(home, Some(&runtime));
+        let output = login.output(&["doctor"])?.expect(0)?;
+        ensure!(output.stdout.contains("keys do not rest there"), "{output:?}");
+        login.output(&["secret", "provider", "keychain"])?.expect(0)?;
+        ensure!(
+            entries_of(&desktop.address(), "thv")?["workload:demo:shared-key"].is_string(),
+            "nothing moved"
+        );
+        login.output(&["rm", "demo"])?.expect(0).map(drop)
     })
 }
