@@ -70,6 +70,11 @@ impl Failure {
         self.exit
     }
 
+    /// What to do next.
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
     /// What happened and why in one line, for places that have room for one.
     pub fn summary(&self) -> String {
         let mut line = self.message.clone();

@@ -5,6 +5,8 @@ mod bytes;
 mod cli;
 mod compat;
 mod conformance;
+#[cfg(target_os = "linux")]
+mod doctor;
 mod far_end;
 mod fixture;
 mod given;

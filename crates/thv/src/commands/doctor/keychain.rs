@@ -4,7 +4,7 @@ use thv_keychain::os::{Probe, ProbeState};
 use thv_keychain::{Entry, OsStore, Store as _, StoreError};
 use thv_workload::home::Home;
 
-use super::Finding;
+use super::{Finding, mending};
 use crate::settings::Provider;
 use crate::store;
 
@@ -102,8 +102,8 @@ fn advice(state: &ProbeState) -> String {
             "see whether the keychain's service hangs, or an unlock window waits for an answer; end it, and it is \
              started again"
         }
-        ProbeState::Failed(fault) => return fault.advice().unwrap_or_default(),
-        _ => "",
+        ProbeState::Failed(fault) => return mending::of_keychain(fault),
+        _ => "log out and in again, then: thv doctor",
     };
     advice.to_owned()
 }

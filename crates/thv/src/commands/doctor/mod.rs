@@ -1,12 +1,18 @@
 //! `thv doctor`: what is wrong, why it matters, and the command that mends it.
 
+mod clock;
 mod folders;
 mod keychain;
+mod mending;
 mod orphans;
+mod ports;
+mod sockets;
 mod store;
 mod workloads;
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -14,6 +20,7 @@ use crate::args::{Doctor, Format};
 use crate::environment::Environment;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::say;
+use clock::Latest;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,6 +56,13 @@ struct Row {
     mend: String,
     /// Whether `--fix` has mended it.
     fixed: bool,
+}
+
+impl Row {
+    /// Whoever reads of something that is not fine also reads why it matters and what to do.
+    fn is_of_use(&self) -> bool {
+        self.weight == Weight::Fine || !self.why.is_empty() && !self.mend.is_empty()
+    }
 }
 
 impl<'a> Finding<'a> {
@@ -88,18 +102,25 @@ impl<'a> Finding<'a> {
 /// Looks at everything, mends what is safe if asked to, and fails if a problem is left.
 pub fn doctor(environment: &Environment, args: &Doctor) -> Outcome {
     let home = environment.home();
-    let mut findings = folders::look(home);
+    let mut latest = Latest::default();
+    let mut findings = folders::look(home, &mut latest);
+    mend(&mut findings, args.fix);
     // What lies in folders that cannot be trusted is not looked at: it may be somebody else's.
-    if findings.iter().all(|finding| finding.row.weight != Weight::Problem) || args.fix {
-        mend(&mut findings, args.fix);
-        if environment.checked_home().is_ok() {
-            let mut rest = store::look(home);
-            rest.extend(workloads::look(home));
-            mend(&mut rest, args.fix);
-            findings.extend(rest);
-        }
+    if folders::are_trusted(home) && environment.checked_home().is_ok() {
+        let mut rest = store::look(home, &mut latest);
+        rest.extend(workloads::look(home, &mut latest));
+        mend(&mut rest, args.fix);
+        findings.extend(rest);
+    } else {
+        findings.push(
+            Finding::note("not-looked-at", "the store and the workloads were not looked at")
+                .why("what lies in folders that cannot be trusted may be somebody else's")
+                .mend("mend the folders, then: thv doctor"),
+        );
     }
+    findings.push(latest.look(SystemTime::now()));
     let rows: Vec<Row> = findings.into_iter().map(|finding| finding.row).collect();
+    debug_assert!(rows.iter().all(Row::is_of_use), "a finding without a reason, or without a way out");
     match args.format {
         Format::Text => say::data(&text(&rows)),
         Format::Json => {
@@ -126,6 +147,13 @@ fn mend(findings: &mut [Finding<'_>], wanted: bool) {
             }
         }
     }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@,".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 fn text(rows: &[Row]) -> String {
@@ -175,5 +203,11 @@ mod tests {
         assert_eq!(fixed, [true, false, false]);
         let rows: Vec<Row> = findings.into_iter().map(|finding| finding.row).collect();
         assert!(text(&rows).contains("try: thv rm x"));
+    }
+
+    #[test]
+    fn a_shell_takes_a_path_as_one_word() {
+        assert_eq!(quoted(Path::new("/a/b-1.sock")), "/a/b-1.sock");
+        assert_eq!(quoted(Path::new("/it's/a $(b)")), r"'/it'\''s/a $(b)'");
     }
 }

@@ -7,7 +7,7 @@ use thv_keygen::Name;
 use thv_workload::home::Home;
 use thv_workload::registry;
 
-use super::Finding;
+use super::{Finding, mending, quoted};
 use crate::commands::lock;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::keys::{self, KeyVault};
@@ -24,12 +24,16 @@ pub(super) fn keys<'a>(home: &'a Home, vault: &KeyVault) -> Vec<Finding<'a>> {
         Ok(None) => {
             return vec![
                 Finding::note(CHECK, format!("{} cannot list what is in it", vault.place()))
-                    .why("keys of workloads that are gone, if any were left, are not found"),
+                    .why("keys of workloads that are gone, if any were left, are not found")
+                    .mend("look for items named workload:… of workloads that are gone in its own program"),
             ];
         }
         Err(error) => {
             let failure = store::failed("the entries of the store cannot be listed", &error);
-            return vec![Finding::problem(CHECK, failure.summary()).why(WHY)];
+            let finding = Finding::problem(CHECK, failure.summary());
+            return vec![
+                finding.why("keys of workloads that are gone are not found").mend(mending::of_store(&error)),
+            ];
         }
     };
     let finding = |name: Name| {
@@ -101,7 +105,7 @@ fn is_store(path: &Path) -> bool {
 fn unused(path: &Path, what: &str) -> Finding<'static> {
     Finding::note("unused-store", format!("{} is {what} that this home does not use", path.display()))
         .why("keys and secrets that were left behind may be in reach of whoever gets hold of it")
-        .mend(format!("make sure that you miss nothing, then: rm {}", path.display()))
+        .mend(format!("make sure that you miss nothing, then: rm {}", quoted(path)))
 }
 
 #[cfg(test)]

@@ -1,38 +1,49 @@
 //! The store: which one it is, can it be read, how quickly, and does every locked workload have its key?
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use thv_keychain::StoreError;
+use thv_keychain::vault::Facts;
 use thv_keygen::Name;
 use thv_workload::home::Home;
 use thv_workload::registry;
 
-use super::{Finding, keychain, orphans};
+use super::clock::Latest;
+use super::{Finding, keychain, mending, orphans};
+use crate::failure::Failure;
 use crate::keys::KeyVault;
 use crate::store;
 
 const WHY: &str = "no workload can be started, and no client can reach one";
 
-pub(super) fn look(home: &Home) -> Vec<Finding<'_>> {
+pub(super) fn look<'a>(home: &'a Home, latest: &mut Latest) -> Vec<Finding<'a>> {
     let choice = match store::known(home) {
         Ok(choice) => choice,
-        Err(failure) => return vec![Finding::problem("store", failure.summary()).why(WHY)],
+        Err(failure) => return vec![unknown(&failure)],
     };
+    if let Some(choice) = &choice {
+        latest.read(&choice.chosen_at, || "the choice of the store".to_owned());
+    }
     let seen = keychain::look(home, choice.as_ref().map(|choice| choice.provider));
     let mut findings = seen.findings;
     // A keychain that does not answer would not do so for each key either.
     if seen.usable {
         match KeyVault::open(home) {
-            Ok(vault) => findings.extend(contents(home, &vault)),
-            Err(failure) => findings.push(Finding::problem("store", failure.summary()).why(WHY)),
+            Ok(vault) => findings.extend(contents(home, &vault, latest)),
+            Err(failure) => findings.push(unknown(&failure)),
         }
     }
     findings.extend(orphans::stores(home, choice.as_ref()));
     findings
 }
 
+/// A store of which it is not known which it is.
+fn unknown(failure: &Failure) -> Finding<'static> {
+    Finding::problem("store", failure.summary()).why(WHY).mend(mending::of_failure(failure))
+}
+
 /// What is in the store.
-fn contents<'a>(home: &'a Home, vault: &KeyVault) -> Vec<Finding<'a>> {
+fn contents<'a>(home: &'a Home, vault: &KeyVault, latest: &mut Latest) -> Vec<Finding<'a>> {
     let names: Vec<_> = registry::names(home).unwrap_or_default();
     let start = Instant::now();
     let described = vault.vault().describe(&names);
@@ -52,6 +63,9 @@ fn contents<'a>(home: &'a Home, vault: &KeyVault) -> Vec<Finding<'a>> {
         )],
     };
     for (name, facts) in names.iter().zip(all) {
+        if let Ok(Some(Facts { rotated_at: Some(at), .. })) = &facts {
+            latest.see(*at, || format!("the key of {name}"));
+        }
         findings.extend(key(home, name, facts.map_err(|error| error.to_string())));
     }
     findings.extend(orphans::keys(home, vault));
@@ -59,11 +73,7 @@ fn contents<'a>(home: &'a Home, vault: &KeyVault) -> Vec<Finding<'a>> {
 }
 
 /// What is wrong with the key of one workload.
-fn key(
-    home: &Home,
-    name: &Name,
-    facts: Result<Option<thv_keychain::vault::Facts>, String>,
-) -> Option<Finding<'static>> {
+fn key(home: &Home, name: &Name, facts: Result<Option<Facts>, String>) -> Option<Finding<'static>> {
     let locked = registry::config(home, name).is_ok_and(|config| config.is_locked());
     match facts {
         Err(error) => Some(
@@ -76,23 +86,14 @@ fn key(
                 .why("nobody can get in")
                 .mend(format!("thv key disable {name}, then thv key enable {name}")),
         ),
-        Ok(Some(facts)) if facts.rotated_at.is_some_and(|at| at > SystemTime::now()) => Some(
-            Finding::problem("clock", format!("the key of {name} was made in the future"))
-                .why("the clock was set back: keys that are to end will end late"),
-        ),
         Ok(_) => None,
     }
 }
 
 /// A store that fails as a whole, with what the failure itself advises.
 fn unreadable(error: &StoreError) -> Finding<'static> {
-    let mend = match error {
-        StoreError::Keychain(fault) => fault.advice().unwrap_or_default(),
-        StoreError::PassphraseNeeded => "thv secret unlock".to_owned(),
-        _ => String::new(),
-    };
     let failure = store::failed("the keys cannot be read", error);
-    Finding::problem("store", failure.summary()).why(WHY).mend(mend)
+    Finding::problem("store", failure.summary()).why(WHY).mend(mending::of_store(error))
 }
 
 #[cfg(test)]
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn the_store_is_named_with_since_when_and_why() {
         let (_dir, home) = home();
-        let findings = look(&home);
+        let findings = look(&home, &mut Latest::default());
         let row = &findings.iter().find(|finding| finding.row.check == "store").unwrap().row;
         let choice = settings::read(&home).unwrap().unwrap();
         assert!(row.what.contains(choice.provider.place()), "{}", row.what);
@@ -133,7 +134,7 @@ mod tests {
         let json = br#"{"name":"time","command":"/bin/cat","sharedKeyAuth":{"enabled":true}}"#;
         let config = thv_workload::config::RunConfig::parse(json).unwrap();
         registry::save_config(&home, &lock, &config).unwrap();
-        let findings = look(&home);
+        let findings = look(&home, &mut Latest::default());
         let told = findings.iter().any(|finding| finding.row.what == "time is locked and has no key");
         assert!(told, "not told");
     }

@@ -1,51 +1,69 @@
 //! Workloads: what is damaged, half done or dead, and who holds their ports.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::time::Duration;
 
 use thv_keygen::Name;
 use thv_workload::creation;
 use thv_workload::groups;
 use thv_workload::home::Home;
-use thv_workload::registry::{self, Workload};
+use thv_workload::lock::{LockError, WorkloadLock};
+use thv_workload::registry::{self, RegistryError, Workload};
 use thv_workload::status::Desired;
 
-use super::Finding;
+use super::clock::Latest;
+use super::{Finding, ports, quoted, sockets};
 use crate::commands::lock;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::keys::KeyVault;
 
-pub(super) fn look(home: &Home) -> Vec<Finding<'_>> {
+/// A workload as a first look shows it.
+enum Seen {
+    Whole(Box<Workload>),
+    /// Another command is at it.
+    Changing,
+    /// A command was cut off.
+    Unfinished,
+    Damaged(RegistryError),
+    Gone,
+}
+
+pub(super) fn look<'a>(home: &'a Home, latest: &mut Latest) -> Vec<Finding<'a>> {
     let names = match registry::names(home) {
         Ok(names) => names,
-        Err(error) => return vec![Finding::problem("workloads", format!("they cannot be listed: {error}"))],
+        Err(error) => return vec![unlisted(home, &error)],
     };
     let mut findings = Vec::new();
-    let mut sockets = HashSet::new();
+    // The sockets of which it is clear whose they are.
+    let mut known = HashSet::new();
+    let mut whole = Vec::new();
     for name in &names {
-        if let Ok(Some(_)) = registry::unfinished(home, name)
-            && !is_alive(home, name)
-        {
-            findings.push(unfinished(home, name));
-            continue;
-        }
-        match registry::load(home, name) {
-            Ok(Some(workload)) => {
+        match see(home, name) {
+            Seen::Whole(workload) => {
                 if workload.status.supervisor.is_some() {
-                    sockets.insert(home.socket(name));
+                    known.insert(home.socket(name));
                 }
                 findings.extend(state(home, &workload));
-                findings.extend(port(&workload));
+                whole.push(*workload);
             }
-            Ok(None) => {}
-            Err(error) => findings.push(
+            Seen::Changing => {
+                known.insert(home.socket(name));
+                findings.push(changing(name));
+            }
+            Seen::Unfinished => findings.push(unfinished(home, name)),
+            Seen::Damaged(error) => findings.push(
                 Finding::problem("workload", format!("the files of {name} cannot be used: {error}"))
                     .why("it can neither be started nor listed")
                     .mend(format!("mend the file, or: thv rm {name}")),
             ),
+            Seen::Gone => {}
         }
     }
-    findings.extend(stale_sockets(home, &sockets));
+    for workload in &whole {
+        times(workload, latest);
+        findings.extend(ports::strangers(workload, &whole));
+    }
+    findings.extend(sockets::look(home, &known));
     if findings.is_empty() {
         findings.push(Finding::fine(
             "workloads",
@@ -55,11 +73,51 @@ pub(super) fn look(home: &Home) -> Vec<Finding<'_>> {
             },
         ));
     }
+    for workload in &whole {
+        findings.extend(ports::beside(workload));
+    }
     findings
+}
+
+fn see(home: &Home, name: &Name) -> Seen {
+    let is_unfinished = || matches!(registry::unfinished(home, name), Ok(Some(_))) && !is_alive(home, name);
+    if is_unfinished() {
+        if is_busy(home, name) {
+            return Seen::Changing;
+        }
+        // It may have been finished between the two looks.
+        if is_unfinished() {
+            return Seen::Unfinished;
+        }
+    }
+    match registry::load(home, name) {
+        Ok(Some(workload)) if seems_down(home, &workload) && is_busy(home, name) => Seen::Changing,
+        Ok(Some(workload)) => Seen::Whole(Box::new(workload)),
+        Ok(None) => Seen::Gone,
+        Err(error) => Seen::Damaged(error),
+    }
+}
+
+fn unlisted(home: &Home, error: &RegistryError) -> Finding<'static> {
+    let folder = home.folders().pop().unwrap_or_default();
+    Finding::problem("workloads", format!("they cannot be listed: {error}"))
+        .why("none of them can be found")
+        .mend(format!("see who may read it: ls -ld {}", quoted(&folder)))
 }
 
 fn is_alive(home: &Home, name: &Name) -> bool {
     registry::status(home, name).ok().flatten().is_some_and(|status| status.is_alive())
+}
+
+/// Whether another command changes the workload now.
+fn is_busy(home: &Home, name: &Name) -> bool {
+    matches!(WorkloadLock::acquire(home, name, Duration::ZERO), Err(LockError::Busy { .. }))
+}
+
+fn changing(name: &Name) -> Finding<'static> {
+    Finding::note("changing", format!("{name} is being changed by another command right now"))
+        .why("how it looks at this moment says nothing")
+        .mend("wait for that command, then: thv doctor")
 }
 
 fn unfinished<'a>(home: &'a Home, name: &Name) -> Finding<'a> {
@@ -76,12 +134,23 @@ fn unfinished<'a>(home: &'a Home, name: &Name) -> Finding<'a> {
         })
 }
 
+/// Whether it does not run and there is something to be said about that.
+fn seems_down(home: &Home, workload: &Workload) -> bool {
+    workload.status.supervisor.is_none()
+        && (workload.status.desired == Desired::Running || left(home, &workload.name) > 0)
+}
+
+/// How many processes are left of a workload that does not run.
+fn left(home: &Home, name: &Name) -> usize {
+    groups::orphans(home, name)
+}
+
 /// A supervisor that is gone although it is wanted, and processes that it left.
 fn state<'a>(home: &'a Home, workload: &Workload) -> Vec<Finding<'a>> {
     let name = &workload.name;
     let mut findings = Vec::new();
     if workload.status.supervisor.is_none() {
-        let left = groups::orphans(home, name);
+        let left = left(home, name);
         if left > 0 {
             let fixed = name.clone();
             findings.push(
@@ -111,41 +180,38 @@ fn end_orphans(home: &Home, name: &Name) -> Outcome {
     Ok(())
 }
 
-/// A port on which somebody else listens. Clients with a fixed header send their key to whoever does.
-fn port(workload: &Workload) -> Option<Finding<'static>> {
-    let (name, port) = (&workload.name, workload.status.port);
-    if port == 0 {
-        return None;
+/// When it was made and started.
+fn times(workload: &Workload, latest: &mut Latest) {
+    let name = &workload.name;
+    latest.read(&workload.config.created_at, || format!("the creation of {name}"));
+    if let Some(started) = &workload.status.started_at {
+        latest.read(started, || format!("the start of {name}"));
     }
-    let us = workload.status.supervisor.map(|process| process.pid);
-    let holders = thv_audit::holders(port).ok()?;
-    let stranger = holders.iter().find(|holder| {
-        us.is_none() || holder.process.as_ref().is_some_and(|process| Some(process.pid) != us)
-    })?;
-    Some(
-        Finding::problem("port", format!("port {port} of {name} is held by {stranger}"))
-            .why("a client that sends the key without asking for proof sends it there")
-            .mend(match us {
-                Some(_) => format!("end that program, then thv restart {name}"),
-                None => format!("end that program, or thv start {name}, which moves to another port"),
-            }),
-    )
 }
 
-/// Sockets of supervisors that are gone.
-fn stale_sockets<'a>(home: &'a Home, live: &HashSet<PathBuf>) -> Vec<Finding<'a>> {
-    let Ok(entries) = std::fs::read_dir(home.run_dir()) else { return Vec::new() };
-    let stale =
-        |path: &PathBuf| path.extension().is_some_and(|ending| ending == "sock") && !live.contains(path);
-    let finding = |path: PathBuf| {
-        Finding::note("socket", format!("{} belongs to no running workload", path.display()))
-            .why("nothing; the next start replaces it")
-            .mend("thv doctor --fix")
-            .fix(move || {
-                std::fs::remove_file(&path).map_err(|error| {
-                    Failure::new(Exit::Failed, format!("cannot delete {}", path.display())).because(&error)
-                })
-            })
-    };
-    entries.flatten().map(|entry| entry.path()).filter(stale).map(finding).collect()
+#[cfg(test)]
+mod tests {
+    use super::super::Weight;
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home, Name) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(&dir.path().join("home"));
+        home.prepare().unwrap();
+        (dir, home, Name::parse("x").unwrap())
+    }
+
+    #[test]
+    fn what_somebody_is_at_is_not_called_half_made() {
+        let (_dir, home, name) = home();
+        let lock = lock(&home, &name).unwrap();
+        registry::create_dir(&home, &lock).unwrap();
+        let checks = || {
+            let rows = look(&home, &mut Latest::default()).into_iter().map(|finding| finding.row);
+            rows.map(|row| (row.check, row.weight)).collect::<Vec<_>>()
+        };
+        assert_eq!(checks(), [("changing", Weight::Note)]);
+        drop(lock);
+        assert_eq!(checks(), [("unfinished", Weight::Problem)]);
+    }
 }
