@@ -1,7 +1,7 @@
 //! The `thv` command as tests start it: in a home of its own, with an environment that holds nothing else.
 
 use crate::running::{Exit, Running};
-use crate::{Failure, Foreground, Home, McpStdio, Result};
+use crate::{Failure, Foreground, Home, McpStdio, Result, Terminal};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
@@ -99,6 +99,14 @@ impl<'home> Thv<'home> {
     /// It could not be started.
     pub fn start(&self) -> Result<Running> {
         Running::start(self.command(), &self.label(), self.home.captured(), self.shows_key)
+    }
+
+    /// Starts it at a terminal, with a person before it.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn terminal(&self) -> Result<Terminal> {
+        Terminal::start(&self.command(), &self.label(), self.home.captured(), self.shows_key)
     }
 
     /// Starts it as a supervisor in the foreground and waits for its ready line.

@@ -39,6 +39,7 @@ mod procs;
 mod running;
 mod secret;
 mod stdio;
+mod terminal;
 
 pub use browser::{Answer, Asked, Browser, ORDER_BOUND, Room, Site};
 pub use captured::Captured;
@@ -54,3 +55,4 @@ pub use running::{Exit, Running, STOP_BOUND};
 pub use rustix::process::Signal;
 pub use secret::{Leak, SecretForms};
 pub use stdio::{ANSWER_BOUND, FINISH_BOUND, McpStdio, PROTOCOL_VERSION};
+pub use terminal::Terminal;

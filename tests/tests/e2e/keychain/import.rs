@@ -1,6 +1,7 @@
 //! Secrets taken over from ToolHive's encrypted store, whose file is read and never written.
 
 use super::bus::Bus;
+use super::prompts::imports_with_a_typed_password;
 use super::{entries, refused_soon};
 use crate::fixture::{refused, scenario};
 use base64::Engine as _;
@@ -150,6 +151,9 @@ fn file_and_password_are_found_where_toolhive_keeps_them() -> Result {
         let import = || home.thv(["secret", "import", "toolhive"]);
         // Not in the keychain: it must be handed in.
         refused(import(), 6, &["terminal", "--password-fd"])?;
+        imports_with_a_typed_password(home, &store.path, PASSWORD)?;
+        imported(home)?;
+        delete_all(home)?;
         desktop.secret_tool(&[&["store", "--label", "toolhive"], &item[..]].concat(), "wrong")?;
         refused(import(), 6, &["password", "not imported"])?;
         desktop.secret_tool(&[&["store", "--label", "toolhive"], &item[..]].concat(), PASSWORD)?;

@@ -11,6 +11,7 @@ mod first;
 mod import;
 mod midcall;
 mod passphrase;
+mod prompts;
 mod providers;
 mod secrets;
 mod side_by_side;
@@ -25,8 +26,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use thv_e2e::{Detached, Exit, Home, McpStdio, Output, Result, Thv, ensure};
 
-/// The three seconds that are promised for an answer about a keychain that fails, and what a busy machine may add.
-const SOON: Duration = Duration::from_secs(3 + 3);
+/// The three seconds that are promised for an answer about a keychain that fails, and the start of a process.
+const SOON: Duration = Duration::from_secs(3 + 1);
 
 /// The name under which the entries of a home stand in the keychain.
 fn service(home: &Home) -> String {

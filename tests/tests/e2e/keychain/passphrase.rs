@@ -31,7 +31,7 @@ macro_rules! need_kernel_keyring {
 pub(super) use need_kernel_keyring;
 
 /// A passphrase that the search for leaks can look for.
-fn passphrase(home: &Home) -> Result<String> {
+pub(super) fn passphrase(home: &Home) -> Result<String> {
     let text = STANDARD.encode(Sha256::digest(home.path().as_os_str().as_encoded_bytes()));
     home.watch(&text)?;
     Ok(text)
