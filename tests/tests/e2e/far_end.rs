@@ -405,7 +405,7 @@ fn surplus_bytes_after_the_proof_end_the_connection() -> Result {
 }
 
 #[test]
-fn a_key_that_is_unknown_over_there_is_read_again_once() -> Result {
+pub(crate) fn a_key_that_is_unknown_over_there_is_read_again_once() -> Result {
     with_locked(|locked| {
         let fake = FakeSupervisor::start(&locked.key, "demo", Proving::AfterUnknown(1), |_, _| Reply::Serve)?;
         locked.redirect(fake.port())?;

@@ -179,7 +179,7 @@ const ACCEPTED: &[Case] = &[
 ];
 
 #[test]
-fn nothing_but_exactly_one_live_key_opens_the_door() -> Result {
+pub(crate) fn nothing_but_exactly_one_live_key_opens_the_door() -> Result {
     let home = Home::new()?;
     let other = Locked::run(&home, "other")?;
     let locked = with_a_telling_key(&home)?;
@@ -202,7 +202,7 @@ fn nothing_but_exactly_one_live_key_opens_the_door() -> Result {
 }
 
 #[test]
-fn every_text_form_of_the_key_opens_the_door() -> Result {
+pub(crate) fn every_text_form_of_the_key_opens_the_door() -> Result {
     let home = Home::new()?;
     let locked = with_a_telling_key(&home)?;
     let forms = Forms::new(&locked, &locked)?;
@@ -284,7 +284,7 @@ fn a_key_in_the_trailers_is_none() -> Result {
 }
 
 #[test]
-fn the_key_of_one_workload_opens_and_proves_no_other() -> Result {
+pub(crate) fn the_key_of_one_workload_opens_and_proves_no_other() -> Result {
     let home = Home::new()?;
     let (a, b) = (Locked::run(&home, "a")?, Locked::run(&home, "b")?);
     for (at, other) in [(&a, &b), (&b, &a)] {

@@ -229,7 +229,7 @@ fn what_cannot_be_a_server_is_refused_before_anything_is_made() -> Result {
 }
 
 #[test]
-fn fields_are_added_and_secrets_among_them_are_seen_by_the_server_alone() -> Result {
+pub(crate) fn fields_are_added_and_secrets_among_them_are_seen_by_the_server_alone() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         // The home looks for it everywhere when it is closed; the record has no more than its digest.

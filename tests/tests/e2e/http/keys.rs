@@ -16,7 +16,7 @@ fn own_port(record: &Record) -> Result<u16> {
 }
 
 #[test]
-fn a_server_that_checks_its_key_is_reached_through_the_lock_alone() -> Result {
+pub(crate) fn a_server_that_checks_its_key_is_reached_through_the_lock_alone() -> Result {
     let python = need_part!(Python);
     Home::with(|home| {
         let record = Record::new(home);

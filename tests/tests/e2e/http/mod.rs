@@ -1,10 +1,10 @@
 //! Servers that speak HTTP, as processes of ours and as URLs: their life, their faults, and who gets which key.
 
 mod configs;
-mod endpoints;
+pub(crate) mod endpoints;
 mod everything;
 mod faults;
-mod keys;
+pub(crate) mod keys;
 mod origins;
 mod restart;
 mod shell;

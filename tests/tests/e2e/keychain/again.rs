@@ -70,4 +70,24 @@ again! {
         a_start_killed_after_any_step_can_be_repeated
         an_interrupted_run_leaves_nothing
         a_restart_killed_half_way_leaves_a_workload_that_is_wanted;
+    keys:
+        nothing_but_exactly_one_live_key_opens_the_door
+        every_text_form_of_the_key_opens_the_door
+        the_key_of_one_workload_opens_and_proves_no_other;
+    far_end:
+        a_key_that_is_unknown_over_there_is_read_again_once;
+}
+
+mod http {
+    use crate::http::{endpoints, keys};
+
+    #[test]
+    fn fields_are_added_and_secrets_among_them_are_seen_by_the_server_alone() -> super::Result {
+        super::in_a_session(endpoints::fields_are_added_and_secrets_among_them_are_seen_by_the_server_alone)
+    }
+
+    #[test]
+    fn a_server_that_checks_its_key_is_reached_through_the_lock_alone() -> super::Result {
+        super::in_a_session(keys::a_server_that_checks_its_key_is_reached_through_the_lock_alone)
+    }
 }
