@@ -12,8 +12,8 @@ use thv_wire::message::{Id, Incoming, peek};
 use super::Spawn;
 use super::host::{Reply, Shared, StdioHost};
 use super::link::{End, Peer, Refused};
-use super::messages::{first_message, legacy_only, not_a_message};
-use super::modern::{Headed, Lease, Maker, NoWorker, Way, Worker, check, mismatch, respond, take};
+use super::messages::{legacy_only, not_a_message};
+use super::modern::{Headed, NoWorker, Worker, check, mismatch, respond, take};
 use super::refusal::Refusal;
 use super::respond::accepted;
 use super::room::{Place, bind};
@@ -33,12 +33,11 @@ impl<S: Spawn> StdioHost<S> {
         mut place: Option<Place>,
     ) -> Reply {
         let line = lines::to_line(body.clone());
-        let seen = peek(&line).map_err(|error| not_a_message(&error))?;
-        let Incoming::One(message) = &seen else {
+        let Incoming::One(message) = peek(&line).map_err(|error| not_a_message(&error))? else {
             let text = "the body must be a single message: revision 2026-07-28 has no batches";
             return Err(Refusal::about(StatusCode::BAD_REQUEST, None, INVALID_REQUEST, text));
         };
-        let envelope = match take(message)? {
+        let envelope = match take(&message)? {
             Headed::Request(envelope) => envelope,
             Headed::Notification => {
                 // Ids of the caller mean nothing to the server: a request is cancelled by closing its response.
@@ -52,19 +51,11 @@ impl<S: Spawn> StdioHost<S> {
         };
         let (id, shared) = (message.id.as_ref(), &self.0);
         for _ in 0..TRIES {
-            let lease = match self.lease(&owner, Way::of(message, &envelope)).await {
-                Ok(lease) => lease,
-                // What else is in it means nothing to a server of the older era.
-                Err(NoWorker::Legacy) if message.is("initialize") => {
-                    let (line, ask) = first_message(body, &seen)?;
-                    return self.initialize(owner, bind(line, place), ask).await;
-                }
-                Err(none) => return Err(self.no_worker(none, id)),
-            };
-            check(parts, message, &envelope)?;
-            let checked = lease.worker().check_params(message, &envelope, &parts.headers).await;
-            checked.map_err(|error| mismatch(message, &error))?;
-            match lease.submit(&line, &mut place, message, &envelope).await {
+            let worker = self.worker(&owner, id).await?;
+            check(parts, &message, &envelope)?;
+            let checked = worker.check_params(&message, &envelope, &parts.headers).await;
+            checked.map_err(|error| mismatch(&message, &error))?;
+            match worker.submit(&line, &mut place, &message, &envelope).await {
                 Ok(outlet) => return Ok(respond(outlet).await),
                 // Nothing was sent: another server may be started.
                 Err(Refused::Ended) => {}
@@ -85,8 +76,8 @@ impl<S: Spawn> StdioHost<S> {
         ))
     }
 
-    /// A server for a request of an owner's callers, started if need be.
-    async fn lease(&self, owner: &Owner, way: Way) -> Result<Lease, NoWorker> {
+    /// The server for an owner's callers, started if there is none.
+    async fn worker(&self, owner: &Owner, id: Option<&Id>) -> Result<Arc<Worker>, Refusal> {
         let shared = &self.0;
         let start = |(worker, inbox)| {
             shared.running.send_modify(|count| *count += 1);
@@ -95,27 +86,23 @@ impl<S: Spawn> StdioHost<S> {
                 run(&gone.worker, &gone.shared.spawner, inbox).await;
             });
         };
-        let maker = Maker { owner, options: &shared.options, count: &shared.count };
-        shared.pool.lease(maker, way, start).await
-    }
-
-    fn no_worker(&self, none: NoWorker, id: Option<&Id>) -> Refusal {
-        match none {
-            NoWorker::NotStarted(worker, why) => {
+        match shared.pool.worker(owner, &shared.options, &shared.count, start).await {
+            Ok(worker) => Ok(worker),
+            Err(NoWorker::NotStarted(worker, why)) => {
                 let id = id.cloned().unwrap_or_else(Id::null);
-                Refusal::told(worker.link.farewell(&id, &End::NotStarted(why), false))
+                Err(Refusal::told(worker.link.farewell(&id, &End::NotStarted(why), false)))
             }
-            NoWorker::Legacy => legacy_only(id),
-            NoWorker::TooMany => too_many(id, self.0.options.max_sessions),
-            NoWorker::ShuttingDown => shutting_down(id),
+            Err(NoWorker::Legacy) => Err(legacy_only(id)),
+            Err(NoWorker::TooMany) => Err(too_many(id, shared.options.max_sessions)),
+            Err(NoWorker::ShuttingDown) => Err(shutting_down(id)),
         }
     }
 }
 
 fn too_many(id: Option<&Id>, max: usize) -> Refusal {
     let text = format!(
-        "{max} servers of callers without sessions are running, and no more may be: try again in a minute, when one \
-         that nobody uses makes room"
+        "the servers of {max} callers are running, and no more may be: try again in a minute, when one that nobody \
+         uses makes room"
     );
     Refusal::about(StatusCode::SERVICE_UNAVAILABLE, id, INTERNAL_ERROR, &text)
 }

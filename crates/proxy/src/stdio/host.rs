@@ -182,7 +182,7 @@ impl<S: Spawn> StdioHost<S> {
     }
 
     /// Begins a session: its server is started, and gets `initialize` as its first message.
-    pub(super) async fn initialize(&self, owner: Owner, line: Bytes, ask: Ask) -> Reply {
+    async fn initialize(&self, owner: Owner, line: Bytes, ask: Ask) -> Reply {
         let (id, session, inbox) = self.begin(owner)?;
         let gone = Gone::new(&self.0, id.clone(), &session);
         let outlet = session.submit_first(line, ask).map_err(not_taken)?;

@@ -1,7 +1,6 @@
 //! What the host holds of each server, whichever era it serves, and how a server's life goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -19,8 +18,6 @@ use crate::Owner;
 pub(super) const MAX_IN_FLIGHT: usize = 1024;
 /// The most messages that wait for a server to read them.
 const INBOX: usize = 64;
-/// So often a server is complained about in the log.
-const MAX_COMPLAINTS: usize = 32;
 /// What stands for "never" in arithmetic with times.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
@@ -82,8 +79,6 @@ pub(super) struct Link {
     pub(super) life: watch::Sender<Life>,
     pub(super) inbox: mpsc::Sender<Bytes>,
     pub(super) created: (Instant, SystemTime),
-    /// How often it was complained about the server.
-    complaints: AtomicUsize,
 }
 
 /// Who a server's output is for, and who decides when it ends: a session, or the modern callers of one owner.
@@ -117,16 +112,8 @@ impl Link {
             life: watch::Sender::new(Life::Starting),
             inbox,
             created: (Instant::now(), SystemTime::now()),
-            complaints: AtomicUsize::new(0),
         };
         (link, messages)
-    }
-
-    /// Whether what a server did is to be written to the log. After some time it is not: a server that goes on so
-    /// would fill the disk.
-    pub(super) fn may_complain(&self) -> bool {
-        self.complaints.load(Ordering::Relaxed) < MAX_COMPLAINTS
-            && self.complaints.fetch_add(1, Ordering::Relaxed) < MAX_COMPLAINTS
     }
 
     pub(super) fn life(&self) -> Life {
@@ -145,7 +132,7 @@ impl Link {
 
     /// Tells the server that a message of its own cannot be passed on.
     pub(super) fn answer_server(&self, line: Bytes) {
-        if self.inbox.try_send(line).is_err() && self.may_complain() {
+        if self.inbox.try_send(line).is_err() {
             tracing::warn!(
                 server = self.number,
                 "the server does not read: one of its requests gets no answer"

@@ -43,9 +43,8 @@
 //! server is asked for its tools once, and again before a call is refused. GET and DELETE are 405. Each request gets an
 //! id of ours on its way to the server and its own on the way back, as do progress tokens and subscriptions; every
 //! other byte stays as it was. Progress goes to the request that handed out the token, what names a subscription to
-//! that subscription. A log message names nobody: so a request that asks for them gets a server to itself while it runs,
-//! if need be another than the first, of which an owner may have three. Where there is none to be had within ten
-//! seconds it shares one, and its log messages are dropped. A caller that closes its response cancels: the server is sent
+//! that subscription. A log message names nobody: it goes to the one request in flight that asked for log messages, and
+//! where several did, to nobody. A caller that closes its response cancels: the server is sent
 //! `notifications/cancelled`. An error that is the whole response gives it its status, -32601 that is 404.
 //!
 //! A server is asked `server/discover` before it gets a caller's request. If it turns out to be of the older era, modern
@@ -100,7 +99,7 @@ pub struct Options {
     pub path: String,
     /// The most bytes of a request's body and of a line of the server, up to [`MAX_MESSAGE_BYTES`].
     pub max_message_bytes: usize,
-    /// The most sessions at a time, and the most servers of modern callers.
+    /// The most sessions at a time, and the most owners of modern callers whose servers run.
     pub max_sessions: usize,
     /// How long a session, or a server of modern callers, lives that nobody uses.
     pub session_ttl: Duration,

@@ -44,9 +44,7 @@ async fn take_line<P: Peer>(peer: &P, line: Result<Bytes, LineError>, noise: &mu
     let line = match line {
         Ok(line) => line,
         Err(LineError::TooLong { limit, length, message }) => {
-            if peer.link().may_complain() {
-                tracing::warn!(server, length, limit, "dropped a line of the server that is over the limit");
-            }
+            tracing::warn!(server, length, limit, "dropped a line of the server that is over the limit");
             return peer.oversized(length, limit, &message);
         }
         Err(_) => return,

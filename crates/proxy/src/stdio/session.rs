@@ -152,8 +152,7 @@ impl Session {
         }
         state.last_used = Instant::now();
         let count = asks.iter().filter(|ask| matches!(ask, Ask::Request { .. })).count();
-        // Answers that were not read yet take up memory too.
-        if state.pending.len() + count > MAX_IN_FLIGHT || count > 0 && state.outlets >= MAX_IN_FLIGHT {
+        if state.pending.len() + count > MAX_IN_FLIGHT {
             return Err(Refused::TooMany);
         }
         let stream = (count > 0).then(|| Stream::new(state.next_stream(Opened::ByPost), count));
@@ -258,10 +257,11 @@ impl Session {
 
     pub(super) fn drop_items(&self, dropped: Vec<Item>) {
         for item in dropped {
-            if self.link.may_complain() {
-                let bytes = item.text.len();
-                tracing::warn!(session = self.link.number, bytes, "dropped a message that no stream took");
-            }
+            tracing::warn!(
+                session = self.link.number,
+                bytes = item.text.len(),
+                "dropped a message that no stream took"
+            );
             if item.what == What::Request
                 && let Ok(Incoming::One(peek)) = thv_wire::message::peek(&item.text)
                 && let Some(id) = &peek.id

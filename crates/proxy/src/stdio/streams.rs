@@ -10,7 +10,7 @@ use thv_wire::era::Revision;
 use thv_wire::message::Id;
 use tokio::time::Instant;
 
-use super::link::{MAX_IN_FLIGHT, Refused};
+use super::link::Refused;
 use super::outlet::Outlet;
 use super::queue::{Item, Queue, What};
 use super::replay::{EventId, Opened, StreamId};
@@ -54,9 +54,6 @@ impl Session {
         let mut state = self.lock();
         if state.ended {
             return Err(Refused::Ended);
-        }
-        if state.outlets >= MAX_IN_FLIGHT {
-            return Err(Refused::TooMany);
         }
         let stream = Stream::new(state.next_stream(Opened::ByGet), 0);
         let turn = state.attach_get(&stream);
@@ -189,7 +186,7 @@ impl Session {
     /// Keeps a message of a stream that has no connection, for when the client comes back.
     fn park(&self, state: &mut State, stream: &Arc<Stream>, item: &Item) {
         let id = EventId { stream: stream.id, place: state.next_event() };
-        if !state.replay.keep(id, &item.text, false) && self.link.may_complain() {
+        if !state.replay.keep(id, &item.text, false) {
             let bytes = item.text.len();
             tracing::warn!(session = self.link.number, bytes, "dropped a message whose stream had broken");
         }

@@ -1,7 +1,6 @@
 //! A host, its clients, and servers that the test plays.
 
 use std::io;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -136,11 +135,6 @@ impl World {
     /// The next server that was started.
     pub(crate) async fn server(&mut self) -> Server {
         self.servers.recv().await.unwrap()
-    }
-
-    /// The next server, if there is one now.
-    pub(crate) fn poll_server(&mut self, cx: &mut Context<'_>) -> Poll<Option<Server>> {
-        self.servers.poll_recv(cx)
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Response<ResponseBody> {
@@ -283,12 +277,6 @@ impl Server {
         let probe = self.read().await;
         assert_eq!(probe["method"], "server/discover");
         self.answer(probe["id"].clone(), json!({"supportedVersions": [MODERN], "capabilities": {}})).await;
-    }
-
-    /// Answers what a server is asked that others have used, before a request gets it for itself.
-    pub(crate) async fn settled(&mut self) {
-        let (_, id) = self.request("server/discover").await;
-        self.answer(id, json!({"supportedVersions": [MODERN]})).await;
     }
 
     /// The next request, and the id that it has here.

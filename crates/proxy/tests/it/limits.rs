@@ -6,8 +6,8 @@ use thv_proxy::stdio::Options;
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::{
-    PIPE, Start, Stream, World, call, call_with_token, initialize, json_body, modern, modern_post,
-    notification, options, post, progress, request, seconds, settle,
+    PIPE, Start, Stream, World, call, initialize, json_body, notification, options, post, request, seconds,
+    settle,
 };
 
 const NOW: &str = "2025-11-25";
@@ -181,38 +181,4 @@ async fn held_messages_are_limited_and_the_server_learns_of_requests_that_are_lo
     for n in 1..=256 {
         assert_eq!(get.next().await.unwrap()["id"], n);
     }
-}
-
-#[tokio::test]
-async fn answers_that_are_not_read_count_as_requests() {
-    let mut world = World::new();
-    let mut server = world.modern_server().await;
-    let mut unread = Vec::new();
-    let ask = |id: u64| modern(id, "tools/list", json!({"_meta": {"progressToken": id}}));
-    for id in 0..1024 {
-        let (response, ours) = world.begin(&mut server, &ask(id)).await;
-        server.say(progress_of(ours)).await;
-        unread.push(response.await.unwrap());
-        server.answer(ours, json!({})).await;
-    }
-    assert_eq!(world.status(modern_post(&ask(1024).to_string())).await.0, 503);
-    Stream::new(unread.remove(0)).next().await.unwrap();
-    world.begin(&mut server, &ask(1025)).await;
-
-    let (id, mut server) = world.open(NOW).await;
-    let mut unread = Vec::new();
-    for n in 1..=1024 {
-        let response = world.ask(&id, &mut server, call_with_token(n, &n.to_string())).await;
-        server.say(progress(&n.to_string(), 1)).await;
-        unread.push(response.await.unwrap());
-        server.answer(n, json!({})).await;
-    }
-    assert_eq!(world.status(post(Some(&id), &call(1025).to_string())).await.0, 503);
-    assert_eq!(world.status(request(Method::GET, Some(&id), "")).await.0, 503);
-    unread.clear();
-    world.ask(&id, &mut server, call(1026)).await;
-}
-
-fn progress_of(token: u64) -> serde_json::Value {
-    json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
 }

@@ -93,7 +93,7 @@ fn a_url_comes_back_with_its_fields_and_without_their_secrets() -> Result {
             ("command", json!("/bin/true"), "two servers"),
             ("env_vars", json!({ "A": "b" }), "variables"),
             ("max_sessions", json!(3), "max_sessions"),
-            ("session_ttl", json!(60), "session_ttl"),
+            ("session_ttl", json!("1m0s"), "session_ttl"),
             ("cmd_args", json!(["-v"]), "arguments"),
             ("header_forward", json!({ "add_plaintext_headers": { "Host": "x" } }), "Host"),
         ] {

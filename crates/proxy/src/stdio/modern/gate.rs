@@ -8,7 +8,7 @@ use thv_wire::header;
 use thv_wire::message::{Incoming, Kind, Peek};
 use thv_wire::modern::{Envelope, Mismatch, headers};
 
-use super::super::incoming::{Version, may_be_modern, version};
+use super::super::incoming::{Version, version};
 use super::super::refusal::Refusal;
 
 /// What a message of a modern caller is.
@@ -20,13 +20,11 @@ pub(in super::super) enum Headed<'a> {
 /// Whether a message is of the modern era.
 ///
 /// Its `_meta` claims that era and no session was named in a version that has sessions, or the header names a version
-/// that is not of the older era, and no session. `initialize` is of the older era unless both claim the newer: clients
-/// send it after a probe with the probe's version, or with what they put into every `_meta`.
+/// that is not of the older era, and no session. Of `initialize` the header says nothing: clients send it after a probe
+/// with the probe's version.
 pub(in super::super) fn is_modern(parts: &Parts, seen: &Incoming<'_>) -> bool {
     let message = match seen {
-        Incoming::One(message) if message.is("initialize") => {
-            return may_be_modern(&parts.headers) && Envelope::is_claimed(message);
-        }
+        Incoming::One(message) if message.is("initialize") => return Envelope::is_claimed(message),
         Incoming::One(message) => Some(message),
         Incoming::Batch(_) => None,
     };

@@ -15,8 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::super::link::{End, Life, Link, Peer, reply};
 use super::super::queue::{Item, What};
 use super::super::room::{Place, bind};
-use super::call::{Call, Pending};
-use super::worker::Worker;
+use super::worker::{Call, Pending, Worker};
 
 /// A stream whose caller has read nothing for so long, while the server had more to say, is cut. Not long, since
 /// others wait who share the server.
@@ -60,7 +59,7 @@ impl Peer for Worker {
 
     fn oversized(&self, length: u64, limit: usize, message: &Skimmed) {
         let Skimmed { kind: Some(Kind::Response), id: Some(id) } = message else { return };
-        let Some(Pending::Call(call)) = id.as_u64().and_then(|number| self.answered(number)) else { return };
+        let Some(call) = id.as_u64().and_then(|number| self.answered_call(number)) else { return };
         let text = format!("the server's answer has {length} bytes, the limit is {limit}");
         let text = reply(Some(&call.id), Reason::TooLarge, &text);
         let _ = call.reply.queue.put(Item { text, what: What::Answer });
@@ -75,10 +74,11 @@ impl Worker {
             Kind::Notification => self.notification(text, place, seen).await,
             Kind::Request => {
                 let method = seen.method.as_deref().unwrap_or_default();
-                if self.link.may_complain() {
-                    let server = self.link.number;
-                    tracing::warn!(server, method, "the server sent a request, which its revision forbids");
-                }
+                tracing::warn!(
+                    server = self.link.number,
+                    method,
+                    "the server sent a request, which its revision forbids"
+                );
                 let text = "revision 2026-07-28 has no requests of the server: answer with `input_required`";
                 self.link
                     .answer_server(error_response(seen.id.as_ref(), METHOD_NOT_FOUND, text, None).into());
@@ -87,7 +87,8 @@ impl Worker {
     }
 
     fn answer(&self, text: &Bytes, place: Option<Place>, seen: &Peek<'_>) {
-        let waits = seen.id.as_ref().and_then(Id::as_u64).and_then(|number| self.answered(number));
+        let waits =
+            seen.id.as_ref().and_then(Id::as_u64).and_then(|number| self.lock().pending.remove(&number));
         let call = match waits {
             Some(Pending::Call(call)) => call,
             Some(Pending::Probe) => return self.probed(seen),
@@ -127,7 +128,9 @@ impl Worker {
         if timeout(STALLED, call.reply.queue.push(&mut slot)).await.is_err() {
             tracing::warn!(server = self.link.number, "cut a stream that its caller does not read");
             call.reply.queue.finish();
-            self.cancel(number);
+            if self.lock().pending.remove(&number).is_some() {
+                self.cancel(number);
+            }
         }
         if seen.is("notifications/cancelled") {
             // The server has torn the subscription down: there will be no answer.
@@ -169,11 +172,19 @@ impl Worker {
         if seen.method.as_deref().is_some_and(|method| SUBSCRIBED.contains(&method)) {
             return None;
         }
+        let logs = seen.is("notifications/message");
+        let calls = state.pending.iter().filter_map(|(number, pending)| Some((*number, pending.call()?)));
+        let mut able = calls.filter(|(_, call)| !call.listens && (call.logs || !logs));
         // Nothing in it says whose it is.
-        let number = state.usage.alone()?;
-        let call = state.pending.get(&number)?.call()?;
-        let wanted = call.logs || !seen.is("notifications/message");
-        wanted.then(|| Addressed { number, call: call.clone(), edits: Vec::new() })
+        let (number, call) = able.next().filter(|_| able.next().is_none())?;
+        Some(Addressed { number, call: call.clone(), edits: Vec::new() })
+    }
+
+    fn answered_call(&self, number: u64) -> Option<Call> {
+        match self.lock().pending.remove(&number)? {
+            Pending::Call(call) => Some(call),
+            Pending::Probe | Pending::Own(_) => None,
+        }
     }
 }
 

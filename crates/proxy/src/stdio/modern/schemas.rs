@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::worker::Worker;
 
-/// How long `tools/list` may take, with all its pages. They may have as many bytes as one message.
+/// How long a page of `tools/list` may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The most pages.
 const MAX_PAGES: usize = 100;
@@ -70,15 +70,11 @@ impl Worker {
         if listed.is_some_and(|when| when.elapsed() < AGAIN) {
             return true;
         }
-        let (mut known, begun) = (Known::new(), Instant::now());
-        let mut room = self.link.options.max_message_bytes;
+        let mut known = Known::new();
         let mut cursor: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let params = list_params(envelope, cursor.as_deref());
-            let patience = PATIENCE.saturating_sub(begun.elapsed());
-            let Some(answer) = self.ask("tools/list", &params, patience).await else { return false };
-            let Some(left) = room.checked_sub(answer.len()) else { return false };
-            room = left;
+            let Some(answer) = self.ask("tools/list", &params, PATIENCE).await else { return false };
             let Ok(Incoming::One(page)) = peek(&answer) else { return false };
             let Some(tools) = tools::tools(&page) else { return false };
             for tool in tools {

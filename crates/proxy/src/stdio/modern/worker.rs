@@ -1,7 +1,6 @@
 //! A server for the modern callers of one owner, and the requests that it works on.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,31 +8,25 @@ use bytes::Bytes;
 use serde_json::json;
 use serde_json::value::RawValue;
 use thv_wire::era::Revision;
-use thv_wire::message::Peek;
-use thv_wire::modern::Envelope;
-use thv_wire::splice::splice;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use thv_wire::message::{Id, Peek};
+use thv_wire::modern::envelope::{CLIENT_CAPABILITIES, CLIENT_INFO, PROTOCOL_VERSION};
+use thv_wire::modern::{Envelope, status};
+use thv_wire::splice::{members, splice};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
 
 use super::super::link::{End, Life, Link, MAX_IN_FLIGHT, Peer, Refused};
 use super::super::queue::{Item, What};
 use super::super::room::{Place, bind};
 use super::super::{Options, SessionInfo};
-use super::ask::{probe, speaks_modern};
-use super::call::{Call, Pending, closed, is_token, wants_logs};
 use super::outlet::{Outlet, Reply};
 use super::schemas::Schemas;
-use super::usage::{Usage, Way};
 use crate::Owner;
 
 /// A server that has not said by then which era it speaks counts as one of the older.
 const PROBE: Duration = Duration::from_secs(15);
 /// The number of the probe. Requests have later ones.
-pub(super) const PROBE_NUMBER: u64 = 0;
-/// How long an extra server lives that nobody uses.
-const EXTRA: Duration = Duration::from_secs(5 * 60);
-/// The same, if what it says may still be for a call that was cancelled.
-const HAUNTED: Duration = Duration::from_secs(10);
+const PROBE_NUMBER: u64 = 0;
 
 /// What is known of a server's era.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +45,6 @@ pub(in super::super) enum Era {
 pub(in super::super) struct Worker {
     pub(in super::super) link: Link,
     pub(super) schemas: Schemas,
-    /// Its callers have another, which came first.
-    extra: AtomicBool,
-    /// Tells those who wait for a server that there may be one.
-    freed: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -71,18 +60,35 @@ pub(super) struct State {
     /// The number of the next request.
     next: u64,
     pub(super) pending: BTreeMap<u64, Pending>,
-    pub(super) usage: Usage,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// This host, to learn the era.
+    Probe,
+    /// This host, for something else.
+    Own(oneshot::Sender<Bytes>),
+    Call(Call),
+}
+
+/// A caller's request.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    /// The caller's id for it.
+    pub(super) id: Id,
+    /// The caller's progress token, as it stood in the request.
+    pub(super) token: Option<Box<str>>,
+    /// It is `subscriptions/listen`.
+    pub(super) listens: bool,
+    /// It asked for log messages.
+    pub(super) logs: bool,
+    pub(super) reply: Arc<Reply>,
 }
 
 impl Worker {
     /// A server-to-be, and what it is to read. The probe is the first.
-    pub(super) fn new(
-        number: u64,
-        owner: Owner,
-        options: Arc<Options>,
-        extra: bool,
-        freed: Arc<Notify>,
-    ) -> (Self, mpsc::Receiver<Bytes>) {
+    pub(super) fn new(number: u64, owner: Owner, options: Arc<Options>) -> (Self, mpsc::Receiver<Bytes>) {
         let (link, messages) = Link::new(number, owner, options);
         // There is room in a new channel.
         let _ = link.inbox.try_send(probe());
@@ -94,10 +100,8 @@ impl Worker {
             outlets: 0,
             next: PROBE_NUMBER + 1,
             pending: BTreeMap::from([(PROBE_NUMBER, Pending::Probe)]),
-            usage: Usage::default(),
         };
-        let (extra, state) = (AtomicBool::new(extra), Mutex::new(state));
-        (Self { link, schemas: Schemas::default(), extra, freed, state }, messages)
+        (Self { link, schemas: Schemas::default(), state: Mutex::new(state) }, messages)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -118,42 +122,9 @@ impl Worker {
         }
     }
 
-    /// How long nobody has used it; `None` while a response is open, or about to be.
+    /// How long nobody has used it; `None` while a response is open.
     pub(super) fn idle(&self) -> Option<Duration> {
         self.lock().idle()
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        self.link.life() != Life::Ended
-    }
-
-    pub(super) fn is_extra(&self) -> bool {
-        self.extra.load(Ordering::Relaxed)
-    }
-
-    /// It is the first of its callers now.
-    pub(super) fn promote(&self) {
-        self.extra.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether it is of no use but to callers who share it, and nobody uses it.
-    pub(super) fn is_spent(&self) -> bool {
-        let state = self.lock();
-        state.usage.is_haunted() && state.idle().is_some()
-    }
-
-    /// Promises the server to a request. See [`Usage`].
-    pub(super) fn promise(&self, way: Way, politely: bool) -> bool {
-        let mut state = self.lock();
-        !state.ended && state.usage.promise(way, politely)
-    }
-
-    pub(super) fn release(&self, way: Way) {
-        let mut state = self.lock();
-        state.last_used = Instant::now();
-        state.usage.release(way);
-        drop(state);
-        self.freed.notify_waiters();
     }
 
     /// Waits until it is known which era the server speaks. The text says why there is no server, if there is none.
@@ -178,19 +149,18 @@ impl Worker {
         place: &mut Option<Place>,
         message: &Peek<'_>,
         envelope: &Envelope<'_>,
-        way: Way,
     ) -> Result<Outlet, Refused> {
         let (Some(id), Some(id_json)) = (&message.id, message.id_json) else { return Err(Refused::Ended) };
         let slot = self.link.inbox.reserve().await.map_err(|_| Refused::Ended)?;
         // From here on nothing waits: what is registered is also sent.
-        let listens = way == Way::Listening;
+        let listens = message.is("subscriptions/listen");
         let reply = Arc::new(Reply::default());
         let token = envelope.progress_token.map(RawValue::get).filter(|token| is_token(token));
         let call = Call {
             id: id.clone(),
             token: token.map(Into::into),
             listens,
-            logs: wants_logs(envelope),
+            logs: envelope.log_level.is_some() && !listens,
             reply: Arc::clone(&reply),
         };
         let number = {
@@ -198,18 +168,12 @@ impl Worker {
             if state.ended {
                 return Err(Refused::Ended);
             }
-            // Answers that were not read yet take up memory too.
-            if state.outlets >= MAX_IN_FLIGHT {
+            if state.pending.len() >= MAX_IN_FLIGHT {
                 return Err(Refused::TooMany);
             }
             state.outlets += 1;
             state.last_used = Instant::now();
-            let logs = call.logs;
-            let number = state.insert(Pending::Call(call));
-            if !listens {
-                state.usage.begin(number, way, logs);
-            }
-            number
+            state.insert(Pending::Call(call))
         };
         let outlet = Outlet::new(Arc::clone(self), reply, number);
         let ours = number.to_string();
@@ -227,29 +191,23 @@ impl Worker {
         }
     }
 
-    /// Notes a question of the host, and returns its number, unless the server has ended.
-    pub(super) fn expect(&self, question: Pending) -> Option<u64> {
-        let mut state = self.lock();
-        (!state.ended).then(|| state.insert(question))
-    }
-
-    /// Takes off the list who waits for an answer that has come.
-    pub(super) fn answered(&self, number: u64) -> Option<Pending> {
-        let mut state = self.lock();
-        let pending = state.pending.remove(&number);
-        let freed = match &pending {
-            Some(Pending::Call(call)) if !call.listens => {
-                state.usage.answered(number);
-                true
+    /// Asks the server something for the host's own use. Nothing, if there is no answer in time.
+    pub(super) async fn ask(&self, method: &str, params: &str, patience: Duration) -> Option<Bytes> {
+        let (sender, answer) = oneshot::channel();
+        let slot = self.link.inbox.reserve().await.ok()?;
+        let number = {
+            let mut state = self.lock();
+            if state.ended {
+                return None;
             }
-            None => state.usage.late_answer(number),
-            _ => false,
+            state.insert(Pending::Own(sender))
         };
-        drop(state);
-        if freed {
-            self.freed.notify_waiters();
-        }
-        pending
+        // Whoever asks may be gone before the answer comes, if it ever does.
+        let _asked = Asked { worker: self, number };
+        slot.send(
+            format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"{method}","params":{params}}}"#).into(),
+        );
+        timeout(patience, answer).await.ok()?.ok()
     }
 
     /// The server has answered the probe.
@@ -273,19 +231,15 @@ impl Worker {
         let mut state = self.lock();
         state.outlets -= 1;
         state.last_used = Instant::now();
+        let waited = state.pending.remove(&number).is_some();
         drop(state);
-        self.cancel(number);
-        self.freed.notify_waiters();
+        if waited {
+            self.cancel(number);
+        }
     }
 
-    /// Tells the server that nobody waits for a request any more, if somebody did (`basic/patterns/cancellation`).
+    /// Tells the server that nobody waits for a request any more (`basic/patterns/cancellation`).
     pub(super) fn cancel(&self, number: u64) {
-        let mut state = self.lock();
-        let Some(Pending::Call(call)) = state.pending.remove(&number) else { return };
-        if !call.listens {
-            state.usage.cancelled(number);
-        }
-        drop(state);
         let params = json!({"requestId": number, "reason": "the client closed the response"});
         let line =
             json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}).to_string();
@@ -300,18 +254,9 @@ impl Worker {
     }
 
     pub(super) fn deadline_of(&self, life: Life) -> Instant {
-        let state = self.lock();
-        let deadline = self.link.deadline(life, state.last_used());
-        if life == Life::Starting {
-            return deadline.min(self.link.created.0 + PROBE);
-        }
-        if !self.is_extra() {
-            return deadline;
-        }
-        let after = if state.usage.is_haunted() { HAUNTED } else { EXTRA };
-        let deadline = deadline.min(state.last_used().unwrap_or_else(Instant::now) + after);
-        // It may be haunted by then.
-        deadline.min(Instant::now() + HAUNTED)
+        let used = self.lock().last_used();
+        let deadline = self.link.deadline(life, used);
+        if life == Life::Starting { deadline.min(self.link.created.0 + PROBE) } else { deadline }
     }
 
     pub(super) fn end_with(&self, end: &End) {
@@ -349,7 +294,27 @@ impl Worker {
         }
         self.link.inward.close();
         self.link.outward.close();
-        self.freed.notify_waiters();
+    }
+}
+
+/// A question of the host that waits for its answer.
+struct Asked<'a> {
+    worker: &'a Worker,
+    number: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.worker.lock().pending.remove(&self.number);
+    }
+}
+
+impl Pending {
+    pub(super) fn call(&self) -> Option<&Call> {
+        match self {
+            Self::Call(call) => Some(call),
+            Self::Probe | Self::Own(_) => None,
+        }
     }
 }
 
@@ -362,11 +327,49 @@ impl State {
     }
 
     fn idle(&self) -> Option<Duration> {
-        self.last_used().map(|last| last.elapsed())
+        (self.outlets == 0).then(|| self.last_used.elapsed())
     }
 
-    /// When it was used last; `None` if it is in use.
     fn last_used(&self) -> Option<Instant> {
-        (self.outlets == 0 && self.usage.is_empty()).then_some(self.last_used)
+        (self.outlets == 0).then_some(self.last_used)
     }
+}
+
+/// `server/discover`, as the binding to standard input and output asks of its clients (`basic/transports/stdio`,
+/// "Backward Compatibility").
+fn probe() -> Bytes {
+    let meta = json!({
+        PROTOCOL_VERSION: Revision::V2026_07_28.as_str(),
+        CLIENT_INFO: {"name": "thv", "version": env!("CARGO_PKG_VERSION")},
+        CLIENT_CAPABILITIES: {},
+    });
+    let params = json!({ "_meta": meta });
+    let line = json!({"jsonrpc": "2.0", "id": PROBE_NUMBER, "method": "server/discover", "params": params});
+    line.to_string().into()
+}
+
+/// Whether an answer to the probe shows a server that knows a modern version, whichever.
+fn speaks_modern(answer: &Peek<'_>) -> bool {
+    if let Some(code) = status::error_code(answer) {
+        return status::is_modern(code);
+    }
+    let versions = answer.result.and_then(|result| members(result, ["supportedVersions"]).ok());
+    let Some([Some(versions)]) = versions else { return false };
+    let versions: Vec<String> = serde_json::from_str(versions.get()).unwrap_or_default();
+    // A version that is not known here is younger than this program.
+    versions.iter().any(|version| Revision::parse(version).is_none_or(Revision::is_modern))
+}
+
+/// Progress tokens are strings and numbers (`basic/patterns/progress`). What is none is the server's to refuse.
+fn is_token(json: &str) -> bool {
+    matches!(json.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
+}
+
+/// The orderly end of a subscription (`basic/patterns/subscriptions`, "Graceful Closure").
+fn closed(id: &Id) -> Bytes {
+    let id = id.as_json();
+    let meta = format!(r#"{{"io.modelcontextprotocol/subscriptionId":{id}}}"#);
+    let text =
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{meta}}}}}"#);
+    text.into()
 }

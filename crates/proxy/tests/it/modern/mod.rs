@@ -2,7 +2,6 @@
 
 mod eras;
 mod headers;
-mod logs;
 mod requests;
 mod shared;
 mod subscriptions;

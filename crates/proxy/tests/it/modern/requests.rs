@@ -107,6 +107,31 @@ async fn a_quiet_response_begins_as_an_event_stream() {
 }
 
 #[tokio::test]
+async fn log_messages_go_to_the_one_request_that_asked_for_them() {
+    let mut world = World::new();
+    let mut server = world.modern_server().await;
+    let logging = |id: u64| {
+        let meta = json!({"io.modelcontextprotocol/logLevel": "debug"});
+        modern(id, "tools/call", json!({"name": "x", "_meta": meta}))
+    };
+    let log = |n: u64| json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": n}});
+    let (quiet, quiet_id) = world.begin(&mut server, &call(1)).await;
+    let (one, one_id) = world.begin(&mut server, &logging(2)).await;
+    server.say(log(1)).await;
+    let mut one = Stream::new(one.await.unwrap());
+    assert_eq!(one.next().await, Some(log(1)));
+    // With two of them nothing says whose it is.
+    let (two, two_id) = world.begin(&mut server, &logging(3)).await;
+    server.say(log(2)).await;
+    for id in [two_id, one_id, quiet_id] {
+        server.answer(id, json!({})).await;
+    }
+    assert_eq!(one.next().await.unwrap()["id"], 2);
+    assert_eq!(json_body(two.await.unwrap()).await["id"], 3);
+    assert_eq!(json_body(quiet.await.unwrap()).await["id"], 1);
+}
+
+#[tokio::test]
 async fn a_request_of_the_server_is_refused_to_it() {
     let mut world = World::new();
     let mut server = world.modern_server().await;
