@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(answer.header("x-host"), Some(format!("127.0.0.1:{port}").as_str()));
         drop(site);
         // A child that another test is just starting has the listener until it becomes another program.
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let end = std::time::Instant::now() + Duration::from_secs(10);
         while Http::open(port).is_ok() {
             assert!(std::time::Instant::now() < end);
         }
