@@ -206,13 +206,15 @@ mod platform {
 
 #[cfg(not(unix))]
 mod platform {
+    use std::path::PathBuf;
+
     use thv_workload::home::{Home, HomeError, check_dir};
 
     use super::super::{Finding, Latest};
     use super::WHY;
 
     pub(super) fn look(home: &Home, _latest: &mut Latest) -> Vec<Finding<'static>> {
-        let untrusted = |folder| match check_dir(&folder).err()? {
+        let untrusted = |folder: PathBuf| match check_dir(&folder).err()? {
             HomeError::Untrusted { path, reason } => {
                 Some(Finding::problem("folder", format!("{}: {reason}", path.display())))
             }
